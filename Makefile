@@ -1,0 +1,95 @@
+# The environment is made once, in .venv, from pyproject.toml and constraints.txt.
+# On a machine of your own every target works alone; `make help` lists them.
+
+PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11, \
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null))),python3)
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+INSTALL := --constraint $(CONSTRAINTS) --editable ".[book,test]"
+PROFILE ?= quick
+DEVICE ?= cpu
+PORT ?= 8000
+XDIST ?= -n 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ifneq ($(DEVICE),gpu)
+export JAX_PLATFORMS ?= cpu
+endif
+export PYTHONHASHSEED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test lint types unit doctests pairs notebooks html-test serve refresh bench \
+	experiments linkcheck constraints clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "diffopt needs Python 3.11 or newer, and $(PYTHON) is not:" \
+	       "install one, or name it: make $(or $(MAKECMDGOALS),book) PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) uv \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python $(INSTALL) \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	@touch $@
+
+env: $(STAMP) ## create the environment in .venv
+
+book: $(STAMP) ## execute the chapters, build the HTML, print where it is
+	@$(BIN)/python book/build.py html --profile $(PROFILE)
+
+test: lint types unit doctests pairs notebooks ## lint, types, unit tests, doctests, pairs, notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest $(XDIST) --dist loadfile tests
+
+doctests: $(STAMP)
+	$(BIN)/python -m pytest --doctest-modules diffopt
+
+pairs: $(STAMP)
+	$(BIN)/python -m pytest tests/test_pairs.py
+
+notebooks: $(STAMP)
+	$(BIN)/python book/build.py nbval
+
+html-test: $(STAMP) ## tests of the built HTML (after `make book`)
+	$(BIN)/python -m pytest tests/html
+
+serve: book ## build the book and serve it on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+refresh: $(STAMP) ## execute the chapters and store their text outputs in the committed .ipynb
+	@$(BIN)/python book/build.py refresh
+
+bench: $(STAMP) ## compare with other packages (installs the extra [peers])
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) \
+	  --editable ".[peers]"
+	$(BIN)/python -m book.bench
+
+experiments: $(STAMP) ## run every experiment: make experiments PROFILE=paper DEVICE=gpu
+	@for script in book/experiments/[a-z]*.py; do \
+	  echo "$$script"; $(BIN)/python $$script --profile $(PROFILE) --device $(DEVICE) || exit 1; done
+
+linkcheck: $(STAMP) ## check the links that leave the book (needs a network)
+	@$(BIN)/python book/build.py linkcheck
+
+constraints: $(STAMP) ## resolve constraints.txt anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header \
+	  --no-annotate --upgrade pyproject.toml --output-file constraints.txt
+
+clean: ## remove what was built, keep the environment
+	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find book diffopt tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
