@@ -1,0 +1,113 @@
+"""The book's data: small committed files, read with ``allow_pickle=False``.
+
+``from book.data import load_label_ranking`` works wherever the root of the repository is
+importable, whatever the working directory:
+
+- in a clone and in the HTML build, since ``pip install -e .`` puts the root on the path;
+- in Colab, where the first cell of a chapter clones the repository and installs it in this way.
+
+The wheel of `diffopt` carries no data, so that the package stays small. What each file holds,
+where it comes from, its licence and its SHA-256 stand in ``SOURCES.md``.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+__all__ = [
+    "DATA",
+    "LABEL_RANKING",
+    "REGRESSION",
+    "load_fashion_mnist",
+    "load_label_ranking",
+    "load_regression",
+]
+
+DATA = Path(__file__).resolve().parent
+
+LABEL_RANKING = (
+    "authorship bodyfat calhousing cold cpu diau dtt elevators fried glass heat housing iris "
+    "pendigits segment spo stock vehicle vowel wine wisconsin"
+).split()
+
+REGRESSION = ("abalone", "autompg", "boston", "diabetes", "phones", "stackloss", "stars")
+
+
+def load_label_ranking(name):
+    """Load one of the 21 label-ranking sets.
+
+    Parameters
+    ----------
+    name : str
+        One of `LABEL_RANKING`.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float32, shape ``(num_items, num_features)``.
+    ranks : numpy.ndarray
+        int8, shape ``(num_items, num_labels)``; ``ranks[i, j]`` is the rank of label ``j``, and
+        each row is a permutation of ``1..num_labels``.
+    """
+    _check_name(name, LABEL_RANKING)
+    file = "label_ranking_fried" if name == "fried" else "label_ranking"
+    return _read(file, f"{name}/features", f"{name}/ranks")
+
+
+def load_regression(name):
+    """Load one of the regression tables.
+
+    Parameters
+    ----------
+    name : str
+        One of `REGRESSION`. ``"diabetes"`` is read from scikit-learn.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float64, shape ``(num_items, num_features)``, not standardised.
+    targets : numpy.ndarray
+        float64, shape ``(num_items,)``.
+    """
+    _check_name(name, REGRESSION)
+    if name == "diabetes":
+        from sklearn.datasets import load_diabetes
+
+        return load_diabetes(return_X_y=True, scaled=False)
+    return _read("regression", f"{name}/features", f"{name}/targets")
+
+
+def load_fashion_mnist(part="train"):
+    """Load the cut of Fashion-MNIST: 500 training and 100 test images of each class.
+
+    Parameters
+    ----------
+    part : {"train", "test"}
+        Which part of the data.
+
+    Returns
+    -------
+    images : numpy.ndarray
+        uint8, shape ``(5000, 28, 28)`` or ``(1000, 28, 28)``.
+    labels : numpy.ndarray
+        uint8, in ``0..9``.
+    """
+    _check_name(part, ("train", "test"), argument="part")
+    return _read("fashion_mnist", f"{part}/images", f"{part}/labels")
+
+
+def _check_name(name, known, argument="name"):
+    if name not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}; got {name!r}")
+
+
+def _read(file, *keys):
+    path = DATA / f"{file}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. It belongs to the repository: restore it with "
+            f"`git checkout -- book/data/{path.name}`, or clone the repository again; "
+            "book/data/SOURCES.md says where it comes from."
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return tuple(arrays[key] for key in keys)

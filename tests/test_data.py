@@ -1,0 +1,116 @@
+"""The committed data are what `SOURCES.md` says, and the loader is clear about what goes wrong."""
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+
+from book import data
+
+SUMS = dict(re.findall(r"`(\w+\.npz)` \| `([0-9a-f]{64})`", (data.DATA / "SOURCES.md").read_text()))
+
+# items, features, labels: the table of the public collection
+SHAPES = {
+    "authorship": (841, 70, 4),
+    "bodyfat": (252, 7, 7),
+    "calhousing": (20640, 4, 4),
+    "cold": (2465, 24, 4),
+    "cpu": (8192, 6, 5),
+    "diau": (2465, 24, 7),
+    "dtt": (2465, 24, 4),
+    "elevators": (16599, 9, 9),
+    "fried": (40768, 9, 5),
+    "glass": (214, 9, 6),
+    "heat": (2465, 24, 6),
+    "housing": (506, 6, 6),
+    "iris": (150, 4, 3),
+    "pendigits": (10992, 16, 10),
+    "segment": (2310, 18, 7),
+    "spo": (2465, 24, 11),
+    "stock": (950, 5, 5),
+    "vehicle": (846, 18, 4),
+    "vowel": (528, 10, 11),
+    "wine": (178, 13, 3),
+    "wisconsin": (194, 16, 16),
+}
+
+
+def test_every_file_is_listed_with_its_sum():
+    assert set(SUMS) == {path.name for path in data.DATA.glob("*.npz")}
+
+
+@pytest.mark.parametrize("file", sorted(SUMS))
+def test_sha256_and_size(file):
+    content = (data.DATA / file).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SUMS[file]
+    assert len(content) < 3_000_000
+
+
+def test_label_ranking_lists_all_sets():
+    assert sorted(SHAPES) == data.LABEL_RANKING
+
+
+@pytest.mark.parametrize("name", data.LABEL_RANKING)
+def test_label_ranking(name):
+    features, ranks = data.load_label_ranking(name)
+    num_items, num_features, num_labels = SHAPES[name]
+    assert features.shape == (num_items, num_features) and features.dtype == np.float32
+    assert ranks.shape == (num_items, num_labels) and ranks.dtype == np.int8
+    assert np.isfinite(features).all()
+    expected = np.broadcast_to(np.arange(1, num_labels + 1), ranks.shape)
+    np.testing.assert_array_equal(np.sort(ranks, axis=1), expected)
+
+
+@pytest.mark.parametrize("name", data.REGRESSION)
+def test_regression(name):
+    features, targets = data.load_regression(name)
+    assert features.ndim == 2 and targets.shape == features.shape[:1]
+    assert features.dtype == targets.dtype == np.float64
+    assert np.isfinite(features).all() and np.isfinite(targets).all()
+    assert (features.std(axis=0) > 0).all() and targets.std() > 0
+
+
+def test_known_rows_of_the_regression_tables():
+    features, targets = data.load_regression("stackloss")
+    assert features.shape == (21, 3) and features[0].tolist() == [80, 27, 89] and targets[0] == 42
+    features, targets = data.load_regression("stars")  # the four giants are the outliers
+    assert len(targets) == 47 and (features[:, 0] < 3.6).sum() == 4
+    features, targets = data.load_regression("phones")
+    assert features[:, 0].tolist() == list(range(50, 74)) and targets.max() == 212
+    assert data.load_regression("boston")[0].shape == (506, 12)
+
+
+@pytest.mark.parametrize(("part", "per_class"), [("train", 500), ("test", 100)])
+def test_fashion_mnist_is_balanced(part, per_class):
+    images, labels = data.load_fashion_mnist(part)
+    assert images.shape == (10 * per_class, 28, 28) and images.dtype == np.uint8
+    np.testing.assert_array_equal(np.bincount(labels), np.full(10, per_class))
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="authorship.*got 'sushi'"):
+        data.load_label_ranking("sushi")
+    with pytest.raises(ValueError, match="boston.*got 'cadata'"):
+        data.load_regression("cadata")
+    with pytest.raises(ValueError, match="part must be one of train, test"):
+        data.load_fashion_mnist("validation")
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"regression\.npz is missing.*git checkout"):
+        data.load_regression("boston")
+
+
+def test_pickled_objects_are_refused(tmp_path, monkeypatch):
+    keys = {"boston/features": np.array([{}], object), "boston/targets": np.zeros(1)}
+    np.savez(tmp_path / "regression.npz", **keys)
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        data.load_regression("boston")
+
+
+def test_the_loader_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data.load_regression("stars")[1].shape == (47,)
