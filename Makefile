@@ -51,7 +51,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest $(XDIST) --dist loadfile tests
+	$(BIN)/python -m pytest $(XDIST) --dist loadfile --ignore tests/html tests
 
 doctests: $(STAMP)
 	$(BIN)/python -m pytest --doctest-modules diffopt

@@ -74,6 +74,7 @@ def digest(chapter: Path, profile: str) -> str:
 def execute(chapter: Path, profile: str) -> bool:
     """Execute a chapter into ``_build/executed`` unless its inputs are unchanged; say which."""
     import papermill
+    from traitlets.config import Config
 
     target = EXECUTED / f"{chapter.stem}.ipynb"
     stamp = target.with_suffix(".json")
@@ -95,6 +96,7 @@ def execute(chapter: Path, profile: str) -> bool:
         kernel_name="python3",
         cwd=str(BOOK),
         progress_bar=True,
+        config=Config(KernelManager={"transport_encryption": "auto"}),
     )
     seconds = time.perf_counter() - start
     stamp.write_text(json.dumps({"inputs": now, "seconds": seconds}))
@@ -146,9 +148,13 @@ def sphinx(builder: str, *flags: str) -> str:
     """Run Jupyter Book and give its log; a failure shows the log and ends the program."""
     start = time.perf_counter()
     print(f"{builder}: building", flush=True)
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", *flags, "--builder", builder]
+    program = Path(sys.executable).with_name("jupyter-book")
     done = subprocess.run(
-        [*command, "."], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [program, "build", *flags, "--builder", builder, "."],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     (BUILD / f"{builder}.log").write_text(done.stdout)
     if done.returncode or "Executing notebook" in done.stdout:
