@@ -1,0 +1,119 @@
+"""Draw the pictures of the front pages and the README: `python book/images.py`.
+
+Each picture is computed with `diffopt` and written to `book/_images`. The colours are chosen to
+read on white and on black, so that one file serves both.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations
+from pathlib import Path
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from scipy.spatial import ConvexHull
+
+import diffopt
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+
+IMAGES = Path(__file__).parent / "_images"
+GREY = "#808890"
+COLORS = ("#2a9d8f", "#e09f3e", "#d1495b")  # epsilon grows from the first to the last
+EPSILON = LinearSegmentedColormap.from_list("epsilon", COLORS)
+VALUES = jnp.array([-1.2, -0.85, -0.05, 1.05])
+LABEL = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9.5}
+STYLE = {
+    "svg.hashsalt": "diffopt",
+    "savefig.transparent": True,
+    "font.size": 11,
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def sorting() -> plt.Figure:
+    """The rank of one value among four fixed ones while it moves from -3 to 3."""
+    moving = np.linspace(-3.0, 3.0, 601)
+    fixed = np.array([-2.0, -0.5, 0.4, 2.0])
+    rows = jnp.asarray(np.column_stack([moving, np.tile(fixed, (len(moving), 1))]))
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes.step(moving, 1 + (moving[:, None] > fixed).sum(1), color=GREY, linewidth=1.4, label="hard")
+    for epsilon, color in zip((0.5, 1.5, 5.0), COLORS, strict=True):
+        ranks = diffopt.soft_rank(rows, epsilon=epsilon)[:, 0]
+        axes.plot(moving, ranks, color=color, linewidth=2.2, label=rf"$\varepsilon$ = {epsilon:g}")
+    axes.set(xlabel="value", ylabel="rank among five", yticks=range(1, 6), xlim=(-3, 3))
+    axes.legend(loc="upper left", labelcolor=GREY)
+    return figure
+
+
+def permutahedron() -> plt.Figure:
+    """Soft ranks of four items: one path for each order, from a corner to the centre."""
+    corners = np.array(list(permutations(range(1, 5))), dtype=float)
+    flat, _ = _view(corners)
+    seen = [_faces_in_sight(corner) for corner in corners]
+    figure, axes = plt.subplots(figsize=(6.4, 6.0), layout="constrained")
+    for a, b in combinations(range(len(corners)), 2):
+        if np.isclose(np.linalg.norm(corners[a] - corners[b]), np.sqrt(2)):
+            front = bool(seen[a] & seen[b])
+            width, alpha = (1.6, 1.0) if front else (0.9, 0.4)
+            axes.plot(*flat[[a, b]].T, color=GREY, linewidth=width, alpha=alpha, zorder=1 + front)
+    slopes = np.linspace(1.0, 0.0, 25) / diffopt.hard_rank_epsilon(VALUES)
+    outline = ConvexHull(flat).vertices
+    axes.fill(*flat[outline].T, color=GREY, alpha=0.07, linewidth=0, zorder=0)
+    for i, order in enumerate(corners):
+        behind = not seen[i]
+        values = VALUES[order.astype(int) - 1]
+        path, _ = _view(np.asarray(diffopt.soft_rank(slopes[:, None] * values)))
+        pieces = LineCollection(np.stack([path[:-1], path[1:]], 1), cmap=EPSILON)
+        pieces.set(array=(1 - slopes[:-1] / slopes[0]) ** 2, capstyle="butt" if behind else "round")
+        pieces.set(linewidth=1.4 if behind else 2.8, alpha=0.5 if behind else 1.0)
+        axes.add_collection(pieces).set_zorder(3 - behind)
+        if not behind:
+            axes.plot(*flat[i], "o", color=EPSILON(0.0), markersize=6, zorder=4)
+        if i in outline:
+            label = "".join(f"{rank:.0f}" for rank in order)
+            axes.annotate(label, flat[i], 17 * flat[i] / np.hypot(*flat[i]), **LABEL)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.margins(0.09)
+    return figure
+
+
+def _faces_in_sight(corner: np.ndarray) -> set[tuple[int, ...]]:
+    """The faces (items that share the top ranks) that meet in a corner and look at the eye."""
+    faces = [tuple(np.flatnonzero(corner > level)) for level in (1, 2, 3)]
+    return {face for face in faces if _view(2.5 + np.isin(range(4), face))[1] > 0}
+
+
+def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Plane coordinates, and nearness to the eye, of points whose entries sum to ten."""
+    axes = np.array([[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 2
+    x, y, z = axes @ (points - 2.5).T  # the three axes through squares
+    turn, tilt = np.radians(20.0), np.radians(24.0)
+    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    y, z = y * np.cos(tilt) - z * np.sin(tilt), y * np.sin(tilt) + z * np.cos(tilt)
+    return np.column_stack([x, z]), -y
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    with plt.rc_context(STYLE):
+        for draw in (sorting, permutahedron):
+            path = IMAGES / f"{draw.__name__}.svg"
+            draw().savefig(path, metadata={"Date": None, "Creator": None})
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
