@@ -12,6 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import style
 from scipy.spatial import ConvexHull
 
 import diffopt
@@ -23,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 IMAGES = Path(__file__).parent / "_images"
 GREY = "#808890"
-COLORS = ("#2a9d8f", "#e09f3e", "#d1495b")  # epsilon grows from the first to the last
+COLORS = (style.GREEN, style.AMBER, style.ORANGE)  # epsilon grows from the first to the last
 EPSILON = LinearSegmentedColormap.from_list("epsilon", COLORS)
 VALUES = jnp.array([-1.2, -0.85, -0.05, 1.05])
 LABEL = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9.5}
