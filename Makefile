@@ -8,8 +8,10 @@ CONSTRAINTS ?= constraints.txt
 INSTALL := --constraint $(CONSTRAINTS) --editable ".[book,test]"
 PROFILE ?= quick
 DEVICE ?= cpu
+JAX ?= pinned
 PORT ?= 8000
 XDIST ?= -n 2
+NOTEBOOKS := $(wildcard book/*.ipynb)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -34,6 +36,16 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) uv \
 	  && $(BIN)/uv pip install --quiet --python $(BIN)/python $(INSTALL) \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+ifeq ($(JAX),oldest)
+	@$(BIN)/uv pip install --python $(BIN)/python \
+	  "jax==$$(sed -n 's/.*"jax>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
+else ifeq ($(JAX),newest)
+	@$(BIN)/uv pip install --python $(BIN)/python --upgrade-package jax --upgrade-package jaxlib \
+	  --editable .
+endif
+ifeq ($(DEVICE),gpu)
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint $(CONSTRAINTS) --editable ".[cuda]"
+endif
 	@touch $@
 
 env: $(STAMP) ## create the environment in .venv
@@ -60,7 +72,8 @@ pairs: $(STAMP)
 	$(BIN)/python -m pytest tests/test_pairs.py
 
 notebooks: $(STAMP)
-	$(BIN)/python book/build.py nbval
+	$(if $(NOTEBOOKS),$(BIN)/python -m pytest $(XDIST) --dist loadfile --nbval --nbval-current-env \
+	  --nbval-cell-timeout 600 $(NOTEBOOKS),@echo "No chapter has a notebook yet")
 
 html-test: $(STAMP) ## tests of the built HTML (after `make book`)
 	$(BIN)/python -m pytest tests/html
@@ -84,8 +97,8 @@ linkcheck: $(STAMP) ## check the links that leave the book (needs a network)
 	@$(BIN)/python book/build.py linkcheck
 
 constraints: $(STAMP) ## resolve constraints.txt anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header \
-	  --no-annotate --upgrade pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra book --extra test \
+	  --extra peers --no-header --no-annotate --upgrade pyproject.toml --output-file constraints.txt
 
 clean: ## remove what was built, keep the environment
 	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
