@@ -12,6 +12,8 @@ JAX ?= pinned
 PORT ?= 8000
 XDIST ?= -n 2
 NOTEBOOKS := $(wildcard book/*.ipynb)
+EXPERIMENTS := $(filter $(patsubst book/%.md,%,$(wildcard book/*.md)), \
+	$(patsubst book/experiments/%.py,%,$(wildcard book/experiments/*.py)))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -90,8 +92,9 @@ bench: $(STAMP) ## compare with other packages (installs the extra [peers])
 	$(BIN)/python -m book.bench
 
 experiments: $(STAMP) ## run every experiment: make experiments PROFILE=paper DEVICE=gpu
-	@for script in book/experiments/[a-z]*.py; do \
-	  echo "$$script"; $(BIN)/python $$script --profile $(PROFILE) --device $(DEVICE) || exit 1; done
+	@for chapter in $(EXPERIMENTS); do echo "$$chapter"; \
+	  $(BIN)/python -m book.experiments.$$chapter --profile $(PROFILE) --device $(DEVICE) || exit 1; \
+	done
 
 linkcheck: $(STAMP) ## check the links that leave the book (needs a network)
 	@$(BIN)/python book/build.py linkcheck

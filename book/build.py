@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -49,14 +50,14 @@ def chapters() -> list[Path]:
 def inputs(chapter: Path) -> list[Path]:
     """The files that a chapter's outputs depend on.
 
-    A file of results or of experiments that starts with another chapter's name is that chapter's.
+    A file of results or of experiments with another chapter's name in its own is that chapter's.
     """
-    others = tuple(path.stem for path in chapters() if path != chapter)
+    others = [path.stem for path in chapters() if path != chapter]
     shared = [
         path
         for folder in ("experiments", "results")
         for path in (BOOK / folder).rglob("*")
-        if path.name.startswith(chapter.stem) or not path.name.startswith(others)
+        if chapter.stem in path.stem or not any(other in path.stem for other in others)
     ]
     code = [*(ROOT / "diffopt").rglob("*.py"), *(BOOK / "data").rglob("*"), *BOOK.glob("*.py")]
     files = {chapter, ROOT / "constraints.txt", *shared, *code} - {Path(__file__).resolve()}
@@ -156,16 +157,17 @@ def sphinx(builder: str, *flags: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    (BUILD / f"{builder}.log").write_text(done.stdout)
-    if done.returncode or "Executing notebook" in done.stdout:
+    log = re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
+    (BUILD / f"{builder}.log").write_text(log)
+    if done.returncode or "Executing notebook" in log:
         # Sphinx reads only what changed, so a second call would not see these warnings again.
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
-        print(done.stdout)
+        print(log, *re.findall(".*(?:WARNING|ERROR).*", log), sep="\n")
         if not done.returncode:
             print("A notebook ran outside papermill: its outputs were not found in the cache.")
         raise SystemExit(1)
     print(f"{builder}: built in {time.perf_counter() - start:.0f} s", flush=True)
-    return done.stdout
+    return log
 
 
 def html(profile: str) -> None:

@@ -1,0 +1,124 @@
+"""The built HTML in a browser: no request leaves the machine, no error, a phone and the dark."""
+
+import pytest
+
+from tests.html.chromium import Chromium, find
+from tests.html.test_pages import HTML, PAGES
+
+VIEWS = {
+    "desktop-light": (1280, 900, "light"),
+    "desktop-dark": (1280, 900, "dark"),
+    "phone-light": (390, 844, "light"),
+    "phone-dark": (390, 844, "dark"),
+}
+
+# Text whose contrast with what is behind it is below 4.5 to 1 (WCAG AA), or 3 to 1 when large.
+LOW_CONTRAST = """
+(() => {
+  const rgba = (s) => { const v = s.match(/[\\d.]+/g).map(Number); return [...v, 1].slice(0, 4); };
+  const over = (a, b) => [0, 1, 2].map((i) => a[3] * a[i] + (1 - a[3]) * b[i]).concat(1);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => {
+    const stack = [];
+    for (; e; e = e.parentElement) stack.push(rgba(getComputedStyle(e).backgroundColor));
+    return stack.reverse().reduce((under, c) => over(c, under), [255, 255, 255, 1]);
+  };
+  const low = [];
+  const texts = "article :is(p, li, h1, h2, h3, td, th, a, code, dt)";
+  for (const e of document.querySelectorAll(texts)) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.checkVisibility() || e.closest("svg, .headerlink, .sd-badge")) continue;
+    const style = getComputedStyle(e), back = behind(e);
+    const [a, b] = [light(over(rgba(style.color), back)), light(back)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05), large = parseFloat(style.fontSize) >= 24;
+    if (ratio < (large ? 3 : 4.5))
+      low.push(`${e.tagName} ${ratio.toFixed(2)} ${style.color} ${e.textContent.slice(0, 40)}`);
+  }
+  return low;
+})()
+"""
+
+# What makes the page scroll sideways. Things that scroll within themselves do not.
+WIDE = """
+(() => {
+  const width = document.documentElement.clientWidth;
+  const wide = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) > width;
+  return wide ? [...document.querySelectorAll("article *")]
+    .filter((e) => e.getBoundingClientRect().right > width + 1)
+    .slice(0, 5).map((e) => e.outerHTML.slice(0, 120)).concat("too wide") : [];
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    chromium = Chromium(program)
+    yield chromium
+    chromium.close()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(HTML)))
+def test_page(browser, path, view):
+    width, height, scheme = VIEWS[view]
+    browser.view(width, height, scheme)
+    browser.open(path.as_uri())
+    if path == HTML / "index.html":  # it leads on to the first page
+        return
+    assert browser.requests
+    away = [url for url in browser.requests if not url.startswith(("file://", "data:", "blob:"))]
+    assert away == []
+    assert browser.errors == []
+    assert browser.run("document.documentElement.dataset.theme") == scheme
+    assert browser.run(LOW_CONTRAST) == []
+    assert browser.run(WIDE) == []
+    maths = browser.run("document.querySelectorAll('article .math').length")
+    assert browser.run("document.querySelectorAll('article mjx-container').length") >= maths
+    assert browser.run("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
+    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+    assert browser.run(broken) == []
+
+
+def test_first_page_is_found(browser):
+    browser.open((HTML / "index.html").as_uri())
+    wait = "new Promise(done => setTimeout(() => done(location.pathname), 1000))"
+    assert browser.run(wait).endswith("book/intro.html")
+
+
+def test_search_finds(browser):
+    browser.open((HTML / "search.html").as_uri() + "?q=permutahedron")
+    count = "document.querySelectorAll('#search-results li').length"
+    wait = f"new Promise(done => setTimeout(() => done({count}), 3000))"
+    assert browser.run(wait) > 0
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_sliders_move_their_figure(browser, view):
+    browser.view(*VIEWS[view])
+    found = 0
+    for path in PAGES:
+        if 'type="range"' not in path.read_text(encoding="utf8"):
+            continue
+        browser.open(path.as_uri())
+        moved = browser.run(
+            """
+            [...document.querySelectorAll("article input[type=range]")].map((slider) => {
+              const figure = slider.closest("figure"), before = figure.innerHTML;
+              slider.focus();
+              slider.value = slider.value === slider.max ? slider.min : slider.max;
+              slider.dispatchEvent(new Event("input", { bubbles: true }));
+              return document.activeElement === slider && figure.innerHTML !== before
+                && slider.getBoundingClientRect().right <= innerWidth;
+            })
+            """
+        )
+        assert moved and all(moved), path
+        assert browser.errors == []
+        found += len(moved)
+    assert found, "no figure of the book can be moved"
