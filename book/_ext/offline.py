@@ -72,7 +72,8 @@ def resolve_elsewhere(app, env, node, contnode):
     if node.get("refdomain") != "py" or node.get("reftarget") not in ELSEWHERE:
         return None
     link = nodes.reference("", "", internal=False, refuri=ELSEWHERE[node["reftarget"]])
-    return link + contnode
+    link += contnode
+    return link
 
 
 def setup(app):
