@@ -1,0 +1,51 @@
+"""The look of the book's figures: one palette, one set of sizes, a white background.
+
+The colours are those of Okabe and Ito, which stay apart for colour-blind readers; a figure never
+relies on colour alone (line styles and markers differ too). The background is opaque white, so a
+figure reads the same on a light and on a dark page, and letters are large enough for a phone.
+"""
+
+import matplotlib.pyplot as plt
+
+BLACK = "#222222"
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+GREEN = "#009E73"
+PURPLE = "#AA4499"
+AMBER = "#E69F00"
+SKY = "#56B4E9"
+GREY = "#888888"
+
+HARD = {"color": BLACK, "linestyle": "-", "linewidth": 1.4}
+L2 = {"color": BLUE, "linestyle": "-", "linewidth": 2.0}
+KL = {"color": ORANGE, "linestyle": (0, (5, 1.5)), "linewidth": 2.0}
+
+WIDTH = 6.4  # inches; one column of the book
+
+
+def apply() -> None:
+    """Set Matplotlib's defaults for every figure of the book."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 3.2),
+            "figure.dpi": 160,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.facecolor": "white",
+            "font.size": 10.5,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#555555",
+            "axes.axisbelow": True,
+            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY]),
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "legend.fontsize": 9.5,
+            "lines.linewidth": 1.8,
+            "xtick.color": "#444444",
+            "ytick.color": "#444444",
+        }
+    )
