@@ -1,9 +1,9 @@
 """The parts of the front pages that are drawn from the project itself, never typed.
 
-Three directives for MyST pages: `{chapters}` (a card for each chapter that is in the book),
-`{papers}` (the sixteen papers and where each one stands) and `{scoreboard}` (every claim in
-`book/results/*.json` beside our number). A chapter is "ready" when its page is in the table of
-contents; a number is there when a results file has it.
+Three placeholders in MyST pages, written like directives, are filled before a page is parsed:
+`{chapters}` (a card for each chapter in the book), `{papers}` (the sixteen papers and where each
+one stands) and `{scoreboard}` (every claim in `book/results/*.json` beside our number). A chapter
+is ready when its page is in the table of contents; a number is there when a results file has it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import json
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.environment import BuildEnvironment
 from sphinx.util.typing import ExtensionMetadata
 
 BOOK = Path(__file__).resolve().parents[1]
 PAGES = ("book/intro", "book/scoreboard")  # read again on every build
 BADGES = {"holds": "success", "holds in part": "warning", "does not hold": "danger"}
-PROVENANCE = ("profile", "seed", "date", "device", "wall_time", "versions")
 
 
 class Paper(NamedTuple):
@@ -149,27 +148,30 @@ def chapters_markdown(ready: Collection[str]) -> str:
 :class-img-top: dark-light
 
 {paper.question}
-+++
+
 {{cite:t}}`{paper.key}`
 ````"""
         for paper in PAPERS
         if paper.chapter in ready
     ]
+    if not cards:
+        return "No chapter is ready yet.\n"
     return "`````{grid} 1 1 2 2\n:gutter: 3\n" + "\n".join(cards) + "\n`````\n"
 
 
 def papers_markdown(ready: Collection[str]) -> str:
     """The sixteen papers: the question, the paper, and whether its chapter can be read."""
     rows = [
-        f"| {paper.question} | {{cite:t}}`{paper.key}` | "
+        "| "
         + (
-            f"{{doc}}`{paper.title} <{paper.chapter}>` |"
+            f"{{doc}}`{paper.title} <{paper.chapter}>` {{bdg-success}}`ready`"
             if paper.chapter in ready
-            else f"{paper.title} {{bdg-secondary-line}}`planned` |"
+            else f"{paper.title} *(planned)*"
         )
+        + f" | {paper.question} | {{cite:t}}`{paper.key}` |"
         for paper in PAPERS
     ]
-    return "\n".join(["| Question | Paper | Chapter |", "|---|---|---|", *rows]) + "\n"
+    return "\n".join(["| Chapter | The question | Paper |", "|---|---|---|", *rows]) + "\n"
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -185,17 +187,19 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def scoreboard_markdown(folder: Path, ready: Collection[str]) -> str:
-    """Every claim in the results files, our number beside it, and what is missing."""
+    """Every claim in the results files, our number beside it, the speed, and what is missing."""
     results = read_results(folder)
     claims = [claim for chapter in results.values() for claim in chapter["claims"]]
-    missing = [paper for paper in PAPERS if paper.chapter not in results]
     parts = [_summary(len(results), claims)]
     for paper in PAPERS:
         if paper.chapter in results:
-            parts.append(_section(paper, results[paper.chapter], paper.chapter in ready))
+            parts.append(_claims(paper, results[paper.chapter], paper.chapter in ready))
+        if (bench := folder / f"bench_{paper.chapter}.json").is_file():
+            parts.append(_speed(paper, json.loads(bench.read_text(encoding="utf-8"))))
+    missing = [paper for paper in PAPERS if paper.chapter not in results]
     if missing:
-        names = "\n".join(f"- {paper.title}, {{cite:t}}`{paper.key}`" for paper in missing)
-        parts.append(f"## No results yet\n\n{names}\n")
+        names = "; ".join(f"{paper.title} {{cite:p}}`{paper.key}`" for paper in missing)
+        parts.append(f"## No results yet\n\nNo claim of these papers has been checked: {names}.\n")
     return "\n\n".join(parts)
 
 
@@ -203,38 +207,62 @@ def _summary(num_chapters: int, claims: list[dict[str, Any]]) -> str:
     if not claims:
         return "No results file has been written yet, so there is nothing to show.\n"
     counts = Counter(str(claim["verdict"]) for claim in claims)
-    verdicts = ", ".join(f"{_badge(verdict)} {count}" for verdict, count in counts.most_common())
+    order = [*BADGES, *sorted(set(counts) - set(BADGES))]
+    verdicts = ", ".join(f"{_badge(name)} {counts[name]}" for name in order if counts[name])
     papers = "1 paper" if num_chapters == 1 else f"{num_chapters} papers"
     return f"{len(claims)} claims of {papers} have been checked: {verdicts}.\n"
 
 
-def _section(paper: Paper, results: dict[str, Any], ready: bool) -> str:
+def _claims(paper: Paper, results: dict[str, Any], ready: bool) -> str:
     rows = []
     for claim in results["claims"]:
-        where = f" <br> *{claim['where']}*" if claim.get("where") else ""
+        where = f"<br> *{_cell(claim['where'])}*" if claim.get("where") else ""
+        verdict = f"{_badge(str(claim['verdict']))} {_link(claim.get('link'), ready)}"
         rows.append(
-            f"| {_cell(claim['claim'])}{where} | {_cell(claim['our_number'])} "
-            f"| {_badge(str(claim['verdict']))} {_link(claim.get('link'), ready)} |"
+            f"| {_cell(claim['claim'])} {where} | {_cell(claim['our_number'])} | {verdict} |"
         )
-    heading = f"## {paper.title}\n\n{{cite:t}}`{paper.key}`.\n"
+    chapter = f", chapter {{doc}}`{paper.title} <{paper.chapter}>`" if ready else ""
+    heading = f"## {paper.title}\n\n{{cite:t}}`{paper.key}`{chapter}.\n"
     table = "\n".join(["| The paper's claim | Our number | Verdict |", "|---|---|---|", *rows])
-    return f"{heading}\n{table}\n\n{_provenance(paper.chapter, results)}"
+    return f"{heading}\n{table}\n\n{_provenance(f'{paper.chapter}.json', results)}"
 
 
-def _provenance(chapter: str, results: dict[str, Any]) -> str:
-    facts = [
-        f"{name.replace('_', ' ')}: {_fact(results[name])}"
-        for name in PROVENANCE
-        if name in results
-    ]
-    text = "; ".join(facts) or "no provenance recorded"
-    return f"From {{download}}`{chapter}.json <results/{chapter}.json>` ({text}).\n"
+def _speed(paper: Paper, bench: dict[str, Any]) -> str:
+    """For each size, by how much we are faster than the fastest other package: median, least."""
+    ratios: dict[tuple[int, int], dict[str, list[float]]] = {}
+    for row in bench["rows"]:
+        others = [middle for name, (_, middle, _) in row["ms"].items() if name != "diffopt"]
+        if others and "diffopt" in row["ms"]:
+            size = ratios.setdefault((row["batch"], row["n"]), {})
+            size.setdefault(row["mode"], []).append(min(others) / row["ms"]["diffopt"][1])
+    modes = list(dict.fromkeys(mode for size in ratios.values() for mode in size))
+    lines = [f"| batch × length | {' | '.join(modes)} |", "|---" * (len(modes) + 1) + "|"]
+    for (batch, n), size in sorted(ratios.items(), key=lambda item: (item[0][1], item[0][0])):
+        cells = [
+            f"{median(size[mode]):.2f}× (least {min(size[mode]):.2f}×)" if mode in size else ""
+            for mode in modes
+        ]
+        lines.append(f"| {batch:,} × {n:,} | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    return f"""## Speed: {paper.title.lower()}
+
+How many times faster `diffopt` is than the fastest other package in the same run on one thread:
+the median over operators and types, and the least of them. Below one, another package is faster.
+
+{table}
+
+{_provenance(f"bench_{paper.chapter}.json", bench.get("about", {}))}"""
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _provenance(name: str, record: dict[str, Any]) -> str:
+    facts = [f"{key}: {record[key]}" for key in ("profile", "seed", "date") if key in record]
+    facts += [str(record[key]) for key in ("device", "cpu") if key in record]
+    if "wall_time_s" in record:
+        facts.append(f"{record['wall_time_s'] / 60:.0f} minutes")
+    versions = {key: value for key, value in record.get("versions", {}).items() if value}
+    facts.append(", ".join(f"{key} {value}" for key, value in versions.items()))
+    text = "; ".join(fact for fact in facts if fact) or "no provenance recorded"
+    return f"From {{download}}`{name} <results/{name}>`: {text}.\n"
 
 
 def _badge(verdict: str) -> str:
@@ -242,48 +270,39 @@ def _badge(verdict: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return _fact(value).replace("|", "\\|").replace("\n", " ")
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _link(target: str | None, ready: bool) -> str:
+    """A link to where the chapter checks the claim: a label, or a page and an anchor."""
     if not target or not ready:
         return ""
     return f"<br> [how](<{target}>)" if "." in target else f"<br> {{ref}}`how <{target}>`"
 
 
-class _FrontDirective(SphinxDirective):
-    """Parse generated MyST where the directive stands."""
-
-    def markdown(self, ready: Collection[str]) -> str:
-        raise NotImplementedError
-
-    def run(self) -> list[nodes.Node]:
-        ready = {p.chapter for p in PAPERS if f"book/{p.chapter}" in self.env.found_docs}
-        return self.parse_text_to_nodes(self.markdown(ready), allow_section_headings=True)
-
-
-class Chapters(_FrontDirective):
-    def markdown(self, ready: Collection[str]) -> str:
-        return chapters_markdown(ready)
-
-
-class Papers(_FrontDirective):
-    def markdown(self, ready: Collection[str]) -> str:
-        return papers_markdown(ready)
+def fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace the three placeholders of a front page before it is parsed."""
+    if docname not in PAGES:
+        return
+    ready = {paper.chapter for paper in PAPERS if f"book/{paper.chapter}" in app.env.found_docs}
+    for name, markdown in {
+        "chapters": lambda: chapters_markdown(ready),
+        "papers": lambda: papers_markdown(ready),
+        "scoreboard": lambda: scoreboard_markdown(BOOK / "results", ready),
+    }.items():
+        placeholder = f"```{{{name}}}\n```"
+        if placeholder in source[0]:
+            source[0] = source[0].replace(placeholder, markdown())
 
 
-class Scoreboard(_FrontDirective):
-    def markdown(self, ready: Collection[str]) -> str:
-        return scoreboard_markdown(BOOK / "results", ready)
-
-
-def _always_outdated(app: Sphinx, env: Any, *_: Any) -> list[str]:
+def outdated(app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
+    """Read the front pages again on every build, whatever else has changed."""
     return [page for page in PAGES if page in env.found_docs]
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    app.add_directive("chapters", Chapters)
-    app.add_directive("papers", Papers)
-    app.add_directive("scoreboard", Scoreboard)
-    app.connect("env-get-outdated", _always_outdated)
+    """Connect both."""
+    app.connect("source-read", fill)
+    app.connect("env-get-outdated", outdated)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
