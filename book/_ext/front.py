@@ -210,7 +210,8 @@ def _summary(num_chapters: int, claims: list[dict[str, Any]]) -> str:
     order = [*BADGES, *sorted(set(counts) - set(BADGES))]
     verdicts = ", ".join(f"{_badge(name)} {counts[name]}" for name in order if counts[name])
     papers = "1 paper" if num_chapters == 1 else f"{num_chapters} papers"
-    return f"{len(claims)} claims of {papers} have been checked: {verdicts}.\n"
+    checked = "1 claim" if len(claims) == 1 else f"{len(claims)} claims"
+    return f"Checked so far, {checked} of {papers}: {verdicts}.\n"
 
 
 def _claims(paper: Paper, results: dict[str, Any], ready: bool) -> str:
