@@ -113,7 +113,8 @@ def test_small_epsilon_is_the_hard_operator(regularization):
     assert_allclose(rank(X, **options), rankdata(X, axis=-1), rtol=1e-14)
     assert_allclose(rank(X, **options), [oracles.hard_rank(x) for x in X], rtol=1e-14)
     strict = np.delete(X, [3, 4], 0)  # the rows without ties
-    assert_array_equal(top(strict, k=3, **options), rankdata(-strict, axis=-1) <= 3)
+    hard = rankdata(-strict, axis=-1) <= 3
+    assert_allclose(top(strict, k=3, **options), hard, atol=1e-100)  # entropic ones stay positive
     for q in (0.0, 0.3, 0.5, 1.0):
         got = quantile(X, q, **options)
         assert_allclose(got, np.quantile(X, q, axis=-1), rtol=1e-14, atol=1e-14)
@@ -238,7 +239,7 @@ def test_spearman_with_ties():
     ranks = soft_rank(y, epsilon=1e-6)
     assert_allclose(ranks, [1, 2, 3.5, 5, 3.5], rtol=1e-15)
     assert_allclose(np.corrcoef(x, ranks)[0, 1], spearmanr(x, y).statistic, rtol=1e-14)
-    assert_allclose(np.corrcoef(x, ranks)[0, 1], 0.8321, atol=5e-5)
+    assert_allclose(np.corrcoef(x, ranks)[0, 1], 0.8208, atol=5e-5)
     assert_allclose(spearman_loss(y, x, epsilon=1e-6), 6 * 3.5 / 120, rtol=1e-14)
 
 
