@@ -1,0 +1,174 @@
+"""The same cores as :mod:`diffopt.kernels.native`, as parallel XLA operations on one row.
+
+They run on GPU and TPU, and on a CPU without numba. Isotonic regression solves halves and merges
+them: with the left half L and the right half R both increasing, merging pools at most one block,
+the suffix of L above a level v together with the prefix of R below it. Whether an item belongs to
+it can be told for each item alone: it does exactly if the block that would end with it has a mean
+beyond its own value. Hence log2(n) merges of logarithmic depth each.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+# A sum of blocks is kept as a pair; `value` maps it to the block's solution.
+
+
+def _add_l2(a, b):
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _value_l2(a):
+    return a[0] / a[1]
+
+
+def _add_kl(a, b):
+    return jnp.logaddexp(a[0], b[0]), jnp.logaddexp(a[1], b[1])
+
+
+def _value_kl(a):
+    return a[0] - a[1]
+
+
+def _choose(condition, a, b):
+    return tuple(jnp.where(condition, u, v) for u, v in zip(a, b, strict=True))
+
+
+def _first_true(test, lo, hi, steps):
+    """Return the least index in [lo, hi) where `test`, false then true, holds, else `hi`."""
+
+    def halve(_, bounds):
+        lo, hi = bounds
+        mid = (lo + hi) // 2
+        right = (lo < hi) & ~test(mid)
+        return jnp.where(right, mid + 1, lo), jnp.where(right, hi, jnp.maximum(lo, mid))
+
+    return lax.fori_loop(0, steps, halve, (lo, hi))[0]
+
+
+def _isotonic(leaves, add, value):
+    """Increasing solution of pooled `leaves` (a pair of arrays) and where each block starts."""
+    n = leaves[0].size
+    if n == 0:
+        return value(leaves), jnp.zeros(0, jnp.int32)
+    levels = (n - 1).bit_length()
+    place = jnp.arange(n, dtype=jnp.int32)
+
+    def merge(level, state):
+        x, prefix, suffix, block, end = state
+        half = jnp.int32(1) << level
+        left = place & half == 0
+        lo = (place >> (level + 1)) << (level + 1)
+        mid = jnp.minimum(lo + half, n)
+        hi = jnp.minimum(lo + 2 * half, n)
+
+        def take(pair, at):
+            at = jnp.clip(at, 0, n - 1)
+            return pair[0][at], pair[1][at]
+
+        # To test a block of L: pool what follows it in L and the items of R below its value.
+        # To test a block of R: pool what leads up to it in R and the items of L above its value.
+        start, stop = jnp.where(left, mid, lo), jnp.where(left, hi, mid)
+        beyond = _first_true(
+            lambda at: jnp.where(left, x[at] >= x, x[at] > x), start, stop, level + 1
+        )
+        opposite = jnp.where(left, beyond > mid, beyond < mid)
+        own = _choose(left, take(suffix, block), take(prefix, end))
+        mean = value(add(own, _choose(left, take(prefix, beyond - 1), take(suffix, beyond))))
+        pooled = opposite & jnp.where(left, mean < x, mean > x)
+
+        first = _first_true(lambda at: pooled[at], lo, mid, level + 1)
+        last = _first_true(lambda at: ~pooled[at], mid, hi, level + 1)
+        level_value = value(add(take(suffix, first), take(prefix, last - 1)))
+        inside = pooled & (first < mid) & (last > mid)
+        x = jnp.where(inside, level_value, x)
+        block, end = jnp.where(inside, first, block), jnp.where(inside, last - 1, end)
+
+        # The sums over each prefix and suffix of the merged half.
+        prefix = _choose(left, prefix, add(take(prefix, mid - 1), prefix))
+        suffix = _choose(left & (mid < n), add(suffix, take(suffix, mid)), suffix)
+        return x, prefix, suffix, block, end
+
+    state = value(leaves), leaves, leaves, place, place
+    x, _, _, block, _ = lax.fori_loop(0, levels, merge, state)
+    return x, block
+
+
+def isotonic_l2(y, weights, *, flags):
+    mass = weights if weights.size else jnp.ones_like(y)
+    _, block = _isotonic((y * mass, mass), _add_l2, _value_l2)
+    out = _sum(y * mass, block) / _sum(mass, block)
+    return _poison(out, y, weights), block
+
+
+def isotonic_kl(y, w, *, flags):
+    _, block = _isotonic((y, w), _add_kl, _value_kl)
+    return _poison(_log_sum(y, block) - _log_sum(w, block), y, w), block
+
+
+def sort_descending(values, where, *, flags):
+    place = jnp.arange(values.size, dtype=jnp.int32)
+    if where.size == 0:
+        keys, order = lax.sort((-values, place), num_keys=1, is_stable=True)
+        return _poison(-keys, values), order
+    dropped, keys, order = lax.sort((~where, -values, place), num_keys=2, is_stable=True)
+    zero = jnp.zeros_like(keys)
+    return _poison(jnp.where(dropped, zero, -keys), jnp.where(where, values, 0)), order
+
+
+def project(theta, w, where, *, flags):
+    kl, items = flags
+    sorted_values, order = sort_descending(theta if items else w, where, flags=())
+    s, w = (sorted_values, w) if items else (theta, sorted_values)
+    place = jnp.arange(s.size, dtype=jnp.int32)
+    kept = where.sum(dtype=jnp.int32) if where.size else jnp.int32(s.size)
+    s = jnp.where(place < kept, s, -jnp.inf)
+    if kl:
+        _, block = _isotonic((w, s), _add_kl, _value_kl)
+    else:
+        _, block = _isotonic((w - s, jnp.ones_like(s)), _add_l2, _value_l2)
+    infinite = (s == -jnp.inf).sum(dtype=jnp.int32)
+    block = jnp.where(s == jnp.inf, 0, jnp.where(s == -jnp.inf, s.size - infinite, block))
+    block = jnp.where(place < kept, block, kept)
+    s = jnp.where(jnp.isfinite(s), s, 0)
+    s = s - s[block]
+    if kl:
+        out = s - _log_sum(s, block) + _log_sum(w, block)
+    else:
+        size = _sum(jnp.ones_like(s), block)
+        out = s - _sum(s, block) / size + _sum(w, block) / size
+    out = _poison(jnp.where(place < kept, out, 0), sorted_values, w)
+    return (jnp.zeros_like(out).at[order].set(out) if items else out), order, block
+
+
+def block_sum(x, order, block, *, flags):
+    from_items, to_items, mean = flags
+    total = _sum(x[order] if from_items else x, block)
+    if mean:
+        total = total / _sum(jnp.ones_like(x), block)
+    return jnp.zeros_like(total).at[order].set(total) if to_items else total
+
+
+def block_softmax(x, order, block, *, flags):
+    (items,) = flags
+    logits = x[order] if items else x
+    share = jnp.exp(logits - _log_sum(logits, block))
+    return jnp.zeros_like(share).at[order].set(share) if items else share
+
+
+def _sum(x, block):
+    total = jnp.zeros_like(x).at[block].add(x, indices_are_sorted=True)
+    return total[block]
+
+
+def _log_sum(x, block):
+    high = jnp.full_like(x, -jnp.inf).at[block].max(x, indices_are_sorted=True)[block]
+    high = jnp.where(jnp.isfinite(high), high, 0)
+    return jnp.log(_sum(jnp.exp(x - high), block)) + high
+
+
+def _poison(out, *operands):
+    """Return NaN everywhere if an operand holds one."""
+    nan = jnp.zeros((), bool)
+    for x in operands:
+        nan |= jnp.isnan(x).any()
+    return jnp.where(nan, jnp.nan, out)
