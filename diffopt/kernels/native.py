@@ -10,7 +10,7 @@ compile. Sums are carried in double precision whatever the type of the data.
 import numba
 import numpy as np
 
-_jit = numba.njit(error_model="numpy")
+_jit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 _ONE_PASS = 8192  # up to this length, one pass of a bucket sort stays in the cache
 _DIGIT = 11  # bits that each of the two passes looks at, beyond that length
