@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import combinations, permutations
 from pathlib import Path
 
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import style
@@ -26,7 +25,7 @@ IMAGES = Path(__file__).parent / "_images"
 GREY = "#808890"
 COLORS = (style.GREEN, style.AMBER, style.ORANGE)  # epsilon grows from the first to the last
 EPSILON = LinearSegmentedColormap.from_list("epsilon", COLORS)
-VALUES = jnp.array([-1.2, -0.85, -0.05, 1.05])
+VALUES = np.array([-1.2, -0.85, -0.05, 1.05])
 LABEL = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9.5}
 STYLE = {
     "svg.hashsalt": "diffopt",
@@ -47,7 +46,7 @@ def sorting() -> plt.Figure:
     """The rank of one value among four fixed ones while it moves from -3 to 3."""
     moving = np.linspace(-3.0, 3.0, 601)
     fixed = np.array([-2.0, -0.5, 0.4, 2.0])
-    rows = jnp.asarray(np.column_stack([moving, np.tile(fixed, (len(moving), 1))]))
+    rows = np.column_stack([moving, np.tile(fixed, (len(moving), 1))])
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     axes.step(moving, 1 + (moving[:, None] > fixed).sum(1), color=GREY, linewidth=1.4, label="hard")
     for epsilon, color in zip((0.5, 1.5, 5.0), COLORS, strict=True):
@@ -69,7 +68,7 @@ def permutahedron() -> plt.Figure:
             front = bool(seen[a] & seen[b])
             width, alpha = (1.6, 1.0) if front else (0.9, 0.4)
             axes.plot(*flat[[a, b]].T, color=GREY, linewidth=width, alpha=alpha, zorder=1 + front)
-    slopes = np.linspace(1.0, 0.0, 25) / diffopt.hard_rank_epsilon(VALUES)
+    slopes = np.linspace(1.0, 0.0, 25) / float(diffopt.hard_rank_epsilon(VALUES))
     outline = ConvexHull(flat).vertices
     axes.fill(*flat[outline].T, color=GREY, alpha=0.07, linewidth=0, zorder=0)
     for i, order in enumerate(corners):
