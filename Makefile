@@ -78,7 +78,7 @@ notebooks: $(STAMP)
 	  --nbval-cell-timeout 600 $(NOTEBOOKS),@echo "No chapter has a notebook yet")
 
 html-test: $(STAMP) ## tests of the built HTML (after `make book`)
-	$(BIN)/python -m pytest tests/html
+	$(BIN)/python -m pytest $(XDIST) tests/html
 
 serve: book ## build the book and serve it on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

@@ -178,6 +178,9 @@ def html(profile: str) -> None:
             (BUILD / ".doctrees" / relative).unlink(missing_ok=True)
     fill_cache()
     sphinx("html", "-W", "-n", "--keep-going")
+    for page in (BUILD / "html" / "book").rglob("*.html"):
+        if page.relative_to(BUILD / "html").with_suffix("").as_posix() not in pages():
+            page.unlink()  # of a chapter that is no longer in the book
     print(f"\nOpen {BUILD / 'html' / 'index.html'}")
 
 

@@ -1,5 +1,7 @@
 """A headless Chromium over its DevTools protocol: open a page, run a script, hear what it asks."""
 
+import base64
+import contextlib
 import itertools
 import json
 import os
@@ -28,11 +30,7 @@ def find():
 
 
 class Chromium:
-    """One browser with one tab.
-
-    After :meth:`open`, ``requests`` holds every address that the page asked for, and ``errors``
-    every exception, console error and failed request.
-    """
+    """A browser of its own, with an empty profile."""
 
     def __init__(self, program):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -41,14 +39,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        port = self._port()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-            tab = next(target for target in json.load(answer) if target["type"] == "page")
-        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=PATIENCE)
-        self.numbers = itertools.count(1)
-        self.requests, self.errors, self.loaded = [], [], False
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
+        self.port = self._port()
 
     def _port(self):
         path, end = Path(self.folder.name) / "DevToolsActivePort", time.monotonic() + PATIENCE
@@ -60,16 +51,52 @@ class Chromium:
             time.sleep(0.05)
         raise RuntimeError("Chromium did not start")
 
+    @contextlib.contextmanager
+    def open(self, address, width=1280, height=900, scheme="light"):
+        """A loaded page in a new tab; its maths is set."""
+        base = f"http://127.0.0.1:{self.port}/json"
+        new = urllib.request.Request(f"{base}/new?about:blank", method="PUT")
+        with urllib.request.urlopen(new, timeout=PATIENCE) as answer:
+            target = json.load(answer)
+        socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=PATIENCE)
+        try:
+            page = Page(socket)
+            page.view(width, height, scheme)
+            page.load(address)
+            yield page
+        finally:
+            socket.close()
+            urllib.request.urlopen(f"{base}/close/{target['id']}", timeout=PATIENCE).close()
+
+    def close(self):
+        """End the browser that this object started."""
+        self.process.terminate()
+        self.process.wait(timeout=PATIENCE)
+        self.folder.cleanup()
+
+
+class Page:
+    """One tab.
+
+    ``requests`` holds every address that it asked for, ``errors`` every exception, console error
+    and failed request.
+    """
+
+    def __init__(self, socket):
+        self.socket, self.numbers = socket, itertools.count(1)
+        self.requests, self.errors, self.loaded = [], [], False
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
     def call(self, method, **params):
         """Send one command and wait for its answer, keeping the events on the way."""
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            message = self._receive()
-            if message.get("id") == number:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']['message']}")
-                return message["result"]
+        while (message := self._receive()).get("id") != number:
+            pass
+        if "error" in message:
+            raise RuntimeError(f"{method}: {message['error']['message']}")
+        return message["result"]
 
     def _receive(self):
         message = json.loads(self.socket.recv())
@@ -103,10 +130,9 @@ class Chromium:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
 
-    def open(self, address):
+    def load(self, address):
         """Load a page, and wait until its maths is set and its scripts are quiet."""
-        self.call("Page.navigate", url="about:blank")
-        self.requests, self.errors, self.loaded = [], [], False
+        self.loaded = False
         self.call("Page.navigate", url=address)
         while not self.loaded:
             self._receive()
@@ -122,9 +148,7 @@ class Chromium:
             raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
         return answer["result"].get("value")
 
-    def close(self):
-        """End the browser that this object started."""
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(timeout=PATIENCE)
-        self.folder.cleanup()
+    def picture(self, path, full=True):
+        """Write a screenshot."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=full)
+        Path(path).write_bytes(base64.b64decode(answer["data"]))

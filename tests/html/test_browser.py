@@ -51,6 +51,18 @@ WIDE = """
 })()
 """
 
+# Whether each slider takes the focus, stays in the window, and changes the figure around it.
+MOVE_SLIDERS = """
+[...document.querySelectorAll("article input[type=range]")].map((slider) => {
+  const figure = slider.closest("figure"), before = figure.innerHTML;
+  slider.focus();
+  slider.value = slider.value === slider.max ? slider.min : slider.max;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
+  return document.activeElement === slider && figure.innerHTML !== before
+    && slider.getBoundingClientRect().right <= innerWidth;
+})
+"""
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -65,60 +77,47 @@ def browser():
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(HTML)))
 def test_page(browser, path, view):
-    width, height, scheme = VIEWS[view]
-    browser.view(width, height, scheme)
-    browser.open(path.as_uri())
-    if path == HTML / "index.html":  # it leads on to the first page
-        return
-    assert browser.requests
-    away = [url for url in browser.requests if not url.startswith(("file://", "data:", "blob:"))]
-    assert away == []
-    assert browser.errors == []
-    assert browser.run("document.documentElement.dataset.theme") == scheme
-    assert browser.run(LOW_CONTRAST) == []
-    assert browser.run(WIDE) == []
-    maths = browser.run("document.querySelectorAll('article .math').length")
-    assert browser.run("document.querySelectorAll('article mjx-container').length") >= maths
-    assert browser.run("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
-    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
-    assert browser.run(broken) == []
+    with browser.open(path.as_uri(), *VIEWS[view]) as page:
+        assert page.requests
+        beside = ("file://", "data:", "blob:")
+        assert [url for url in page.requests if not url.startswith(beside)] == []
+        assert page.errors == []
+        if path == HTML / "index.html":  # leads on to the first page, see below
+            return
+        assert page.run("document.documentElement.dataset.theme") == VIEWS[view][2]
+        assert page.run(LOW_CONTRAST) == []
+        assert page.run(WIDE) == []
+        maths = page.run("document.querySelectorAll('article .math').length")
+        assert page.run("document.querySelectorAll('article mjx-container').length") >= maths
+        assert page.run("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
+        broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+        assert page.run(broken) == []
+
+
+def after(milliseconds, script):
+    return f"new Promise(done => setTimeout(() => done({script}), {milliseconds}))"
 
 
 def test_first_page_is_found(browser):
-    browser.open((HTML / "index.html").as_uri())
-    wait = "new Promise(done => setTimeout(() => done(location.pathname), 1000))"
-    assert browser.run(wait).endswith("book/intro.html")
+    with browser.open((HTML / "index.html").as_uri()) as page:
+        assert page.run(after(1000, "location.pathname")).endswith("book/intro.html")
 
 
 def test_search_finds(browser):
-    browser.open((HTML / "search.html").as_uri() + "?q=permutahedron")
-    count = "document.querySelectorAll('#search-results li').length"
-    wait = f"new Promise(done => setTimeout(() => done({count}), 3000))"
-    assert browser.run(wait) > 0
-    assert browser.errors == []
+    with browser.open((HTML / "search.html").as_uri() + "?q=permutahedron") as page:
+        assert page.run(after(3000, "document.querySelectorAll('#search-results li').length")) > 0
+        assert page.errors == []
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_sliders_move_their_figure(browser, view):
-    browser.view(*VIEWS[view])
     found = 0
     for path in PAGES:
         if 'type="range"' not in path.read_text(encoding="utf8"):
             continue
-        browser.open(path.as_uri())
-        moved = browser.run(
-            """
-            [...document.querySelectorAll("article input[type=range]")].map((slider) => {
-              const figure = slider.closest("figure"), before = figure.innerHTML;
-              slider.focus();
-              slider.value = slider.value === slider.max ? slider.min : slider.max;
-              slider.dispatchEvent(new Event("input", { bubbles: true }));
-              return document.activeElement === slider && figure.innerHTML !== before
-                && slider.getBoundingClientRect().right <= innerWidth;
-            })
-            """
-        )
-        assert moved and all(moved), path
-        assert browser.errors == []
-        found += len(moved)
+        with browser.open(path.as_uri(), *VIEWS[view]) as page:
+            moved = page.run(MOVE_SLIDERS)
+            assert moved and all(moved), path
+            assert page.errors == []
+            found += len(moved)
     assert found, "no figure of the book can be moved"
