@@ -13,28 +13,28 @@ from docutils import nodes
 MATHJAX_FILES = ("tex-chtml-full.js", "a11y", "ui", "output/chtml/fonts", "sre/mathmaps/base.json")
 MATHJAX_FILES += ("sre/mathmaps/en.json", "sre/mathmaps/nemeth.json")
 
-# The only outside names that docstrings refer to; a page without a network still builds.
-ELSEWHERE = {
-    "ArrayLike": "https://docs.jax.dev/en/latest/_autosummary/jax.typing.ArrayLike.html",
-    "Array": "https://docs.jax.dev/en/latest/_autosummary/jax.Array.html",
-    "jax.Array": "https://docs.jax.dev/en/latest/_autosummary/jax.Array.html",
-    "jax.typing.ArrayLike": "https://docs.jax.dev/en/latest/_autosummary/jax.typing.ArrayLike.html",
-    "NamedTuple": "https://docs.python.org/3/library/typing.html#typing.NamedTuple",
-    "TypeError": "https://docs.python.org/3/library/exceptions.html#TypeError",
-    "ValueError": "https://docs.python.org/3/library/exceptions.html#ValueError",
-    **{
-        name: f"https://docs.python.org/3/library/{page}"
-        for name, page in {
-            "None": "constants.html#None",
-            "bool": "stdtypes.html#boolean-type-bool",
-            "callable": "functions.html#callable",
-            "float": "functions.html#float",
-            "int": "functions.html#int",
-            "str": "stdtypes.html#str",
-            "tuple": "stdtypes.html#tuple",
-        }.items()
-    },
+# The outside names that docstrings refer to. They are links, not requests: no inventory is fetched.
+PYTHON = {
+    "None": "constants.html#None",
+    "TypeError": "exceptions.html#TypeError",
+    "ValueError": "exceptions.html#ValueError",
+    "bool": "stdtypes.html#boolean-type-bool",
+    "float": "functions.html#float",
+    "int": "functions.html#int",
+    "str": "stdtypes.html#str",
+    "tuple": "stdtypes.html#tuple",
 }
+
+
+def elsewhere(name: str) -> str | None:
+    """The address of a name of Python, JAX or NumPy."""
+    if name in PYTHON:
+        return f"https://docs.python.org/3/library/{PYTHON[name]}"
+    if name.startswith("jax."):
+        return f"https://docs.jax.dev/en/latest/_autosummary/{name}.html"
+    if name.startswith("numpy."):
+        return f"https://numpy.org/doc/stable/reference/generated/{name}.html"
+    return None
 
 
 def mathjax_source() -> Path:
@@ -68,10 +68,11 @@ def copy_mathjax(app, exception):
 
 
 def resolve_elsewhere(app, env, node, contnode):
-    """Link the few outside names of :data:`ELSEWHERE`."""
-    if node.get("refdomain") != "py" or node.get("reftarget") not in ELSEWHERE:
+    """Link an outside name."""
+    address = elsewhere(node.get("reftarget", "")) if node.get("refdomain") == "py" else None
+    if address is None:
         return None
-    link = nodes.reference("", "", internal=False, refuri=ELSEWHERE[node["reftarget"]])
+    link = nodes.reference("", "", internal=False, refuri=address)
     link += contnode
     return link
 
