@@ -1,0 +1,15 @@
+"""SciPy: isotonic regression of one row."""
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from book.bench.peers import Calls, Case
+
+PACKAGES = ("scipy",)
+
+
+def prepare(case: Case, x, cotangent) -> Calls:
+    """NumPy calls, a Python loop over the rows; no derivative."""
+    if case.operator != "isotonic_l2":
+        return {}
+    return {"value": lambda: np.stack([isotonic_regression(row).x for row in x])}
