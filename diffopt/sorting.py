@@ -374,7 +374,7 @@ def _soft_quantile(values, q, epsilon, where, regularization, axis):
 def soft_median(values, *, epsilon=1.0, regularization="l2", axis=-1, where=None):
     """Soft median: the soft quantile at one half.
 
-    Parameters, errors and cost are those of :func:`soft_quantile`.
+    Errors, cost and derivatives are those of :func:`soft_quantile`. Chapter: :ref:`sorting`.
 
     Parameters
     ----------
