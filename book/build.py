@@ -170,17 +170,30 @@ def sphinx(builder: str, *flags: str) -> str:
     return log
 
 
+def start_afresh() -> None:
+    """Drop the built pages when the contents, the settings or the extensions have changed.
+
+    Sphinx would leave pages behind that are no longer in the book.
+    """
+    total = hashlib.sha256()
+    for path in (ROOT / "_toc.yml", ROOT / "_config.yml", *sorted((BOOK / "_ext").glob("*.py"))):
+        total.update(path.read_bytes())
+    stamp = BUILD / "settings.sha256"
+    if not stamp.exists() or stamp.read_text() != total.hexdigest():
+        for folder in ("html", ".doctrees"):
+            shutil.rmtree(BUILD / folder, ignore_errors=True)
+        stamp.write_text(total.hexdigest())
+
+
 def html(profile: str) -> None:
     """Execute the stale chapters and build the HTML."""
+    start_afresh()
     for chapter in chapters():
         if execute(chapter, profile):
             relative = chapter.relative_to(ROOT).with_suffix(".doctree")
             (BUILD / ".doctrees" / relative).unlink(missing_ok=True)
     fill_cache()
     sphinx("html", "-W", "-n", "--keep-going")
-    for page in (BUILD / "html" / "book").rglob("*.html"):
-        if page.relative_to(BUILD / "html").with_suffix("").as_posix() not in pages():
-            page.unlink()  # of a chapter that is no longer in the book
     print(f"\nOpen {BUILD / 'html' / 'index.html'}")
 
 

@@ -5,12 +5,8 @@ import pytest
 from tests.html.chromium import Chromium, find
 from tests.html.test_pages import HTML, PAGES
 
-VIEWS = {
-    "desktop-light": (1280, 900, "light"),
-    "desktop-dark": (1280, 900, "dark"),
-    "phone-light": (390, 844, "light"),
-    "phone-dark": (390, 844, "dark"),
-}
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
 
 # Text whose contrast with what is behind it is below 4.5 to 1 (WCAG AA), or 3 to 1 when large.
 LOW_CONTRAST = """
@@ -64,6 +60,11 @@ MOVE_SLIDERS = """
 """
 
 
+def after(milliseconds, script):
+    """A script whose value comes a little later."""
+    return f"new Promise(done => setTimeout(() => done({script}), {milliseconds}))"
+
+
 @pytest.fixture(scope="module")
 def browser():
     program = find()
@@ -74,28 +75,26 @@ def browser():
     chromium.close()
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(HTML)))
-def test_page(browser, path, view):
-    with browser.open(path.as_uri(), *VIEWS[view]) as page:
-        assert page.requests
-        beside = ("file://", "data:", "blob:")
-        assert [url for url in page.requests if not url.startswith(beside)] == []
-        assert page.errors == []
+def test_page(browser, path, size):
+    with browser.open(path.as_uri(), *SIZES[size]) as page:
         if path == HTML / "index.html":  # leads on to the first page, see below
             return
-        assert page.run("document.documentElement.dataset.theme") == VIEWS[view][2]
-        assert page.run(LOW_CONTRAST) == []
-        assert page.run(WIDE) == []
+        for scheme in SCHEMES:
+            page.view(*SIZES[size], scheme)
+            assert page.run(after(100, "document.documentElement.dataset.theme")) == scheme
+            assert page.run(LOW_CONTRAST) == []
+            assert page.run(WIDE) == []
         maths = page.run("document.querySelectorAll('article .math').length")
         assert page.run("document.querySelectorAll('article mjx-container').length") >= maths
         assert page.run("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
         broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
         assert page.run(broken) == []
-
-
-def after(milliseconds, script):
-    return f"new Promise(done => setTimeout(() => done({script}), {milliseconds}))"
+        assert page.requests
+        beside = ("file://", "data:", "blob:")
+        assert [url for url in page.requests if not url.startswith(beside)] == []
+        assert page.errors == []
 
 
 def test_first_page_is_found(browser):
@@ -109,13 +108,13 @@ def test_search_finds(browser):
         assert page.errors == []
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_sliders_move_their_figure(browser, view):
+@pytest.mark.parametrize("size", SIZES)
+def test_sliders_move_their_figure(browser, size):
     found = 0
     for path in PAGES:
         if 'type="range"' not in path.read_text(encoding="utf8"):
             continue
-        with browser.open(path.as_uri(), *VIEWS[view]) as page:
+        with browser.open(path.as_uri(), *SIZES[size]) as page:
             moved = page.run(MOVE_SLIDERS)
             assert moved and all(moved), path
             assert page.errors == []
