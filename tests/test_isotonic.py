@@ -270,6 +270,16 @@ def test_gradients_beside_infinite_values_are_finite():
     assert_allclose(jacobian[1:3], [[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0]], atol=1e-15)
 
 
+def test_broadcasting_of_weights():
+    weights = WEIGHTS[0]
+    tiled = np.tile(weights, (len(Y), 1))
+    assert_array_equal(isotonic_l2(Y, weights=weights), isotonic_l2(Y, weights=tiled))
+    assert_array_equal(isotonic_kl(Y, weights), isotonic_kl(Y, tiled))
+    in_weights = jax.grad(lambda a: jnp.vdot(np.cos(Y), isotonic_l2(Y, weights=a)))(weights)
+    expected = jax.grad(lambda a: jnp.vdot(np.cos(Y), isotonic_l2(Y, weights=a)))(tiled).sum(0)
+    assert_allclose(in_weights, expected, atol=1e-13)
+
+
 def test_nan_spoils_its_own_row_and_no_other():
     y = Y.copy()
     y[1, 3] = np.nan

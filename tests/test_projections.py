@@ -243,6 +243,16 @@ def test_vmap_with_each_combination_of_axes(in_axes):
     assert_allclose(jax.vmap(project, in_axes)(*args), project(*full), atol=1e-14)
 
 
+@regularizations
+def test_one_w_for_the_whole_batch(regularization):
+    call = partial(project_permutahedron, regularization=regularization)
+    tiled = np.tile(W[0], (4, 1))
+    assert_allclose(call(THETA[:4], W[0]), call(THETA[:4], tiled), rtol=1e-15)
+    assert_allclose(call(THETA[:4].T, W[0], axis=0).T, call(THETA[:4], tiled), rtol=1e-15)
+    loss = lambda w: jnp.vdot(np.cos(THETA[:4]), call(THETA[:4], w))
+    assert_allclose(jax.grad(loss)(W[0]), jax.grad(loss)(tiled).sum(0), atol=1e-13)
+
+
 def test_nested_vmap_and_jacobians_under_vmap():
     theta, w = THETA[:4].reshape(2, 2, N), W[:4].reshape(2, 2, N)
     nested = jax.vmap(jax.vmap(project, (0, 0), 1), (1, 1), 2)(theta, w)  # out: (N, inner, outer)

@@ -290,7 +290,7 @@ def test_jacobians_are_those_of_the_definitions(name, regularization):
 
 
 @regularizations
-@per_item
+@pytest.mark.parametrize("name", ["sort", "rank"])
 def test_second_order_in_both_modes(name, regularization):
     function = lambda x, e: PER_ITEM[name](x, epsilon=e, regularization=regularization)
     args = (X[:2], jnp.asarray(0.8))
@@ -437,6 +437,23 @@ def test_all_masked():
         assert_array_equal(gradient, np.zeros_like(X))
 
 
+def test_fewer_items_than_asked_for():
+    nothing, one = np.zeros(N, bool), np.arange(N) == 3
+    assert_array_equal(soft_top_k(X[0], 2, where=one), one)
+    assert_array_equal(soft_top_k(X[0], 2, where=nothing), np.zeros(N))
+    assert_allclose(soft_least_trimmed_squares(X[0], 2, where=one), 0.5 * X[0, 3] ** 2)
+    assert spearman_loss(X[0], X[1], where=one) == 0.0
+    for reduce in (
+        soft_median,
+        partial(soft_quantile, q=0.3),
+        partial(soft_least_trimmed_squares, num_trimmed=2),
+        partial(spearman_loss, target_ranks=X[1]),
+    ):
+        assert reduce(X[0], where=nothing) == 0.0
+        gradient = jax.grad(lambda x, f=reduce: f(x, where=nothing))(X[0])
+        assert_array_equal(gradient, np.zeros(N))
+
+
 def test_a_mask_may_be_traced_mapped_and_lie_on_any_axis():
     expected = rank(X, epsilon=0.8, where=KEEP)
     call = lambda x, keep: soft_rank(x, epsilon=0.8, where=keep)
@@ -506,6 +523,36 @@ def test_one_item(regularization):
     assert soft_rank(np.zeros((3, 0)), **options).shape == (3, 0)
 
 
+def test_arguments_broadcast():
+    epsilons = np.linspace(0.1, 2.0, len(X))
+    for function, reference in [(soft_rank, oracles.soft_rank), (soft_sort, oracles.soft_sort)]:
+        expected = [reference(x, e) for x, e in zip(X, epsilons, strict=True)]
+        got = function(X, epsilon=epsilons[:, None])
+        assert_allclose(got, expected, rtol=1e-10, atol=1e-11)
+        assert_allclose(function(X.T, epsilon=epsilons[None], axis=0).T, got, atol=1e-14)
+    keep = KEEP[3]
+    everywhere = np.tile(keep, (len(X), 1))
+    assert_array_equal(soft_rank(X, where=keep), soft_rank(X, where=everywhere))
+    target = rankdata(X[0])
+    got = spearman_loss(X, target)
+    assert_array_equal(got, spearman_loss(X, np.tile(target, (len(X), 1))))
+    q = np.array([[0.1, 0.5], [0.25, 1.0]])
+    got = soft_quantile(X, q, epsilon=1e-3)
+    assert got.shape == (2, 2, len(X))
+    assert_allclose(got, np.quantile(X, q, axis=-1), atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [jnp.asarray, np.asarray, np.float32, float])
+def test_epsilon_and_q_may_be_constants_of_any_kind_under_jit(make):
+    """An array made outside of jit, as a configuration or a closure holds it."""
+    epsilon, q = make(0.75), make(0.5)
+    expected = soft_rank(X[0], epsilon=0.75)
+    for call in (lambda x: soft_rank(x, epsilon=epsilon), partial(soft_rank, epsilon=epsilon)):
+        assert_allclose(jax.jit(call)(X[0]), expected, atol=1e-14)
+    got = jax.jit(lambda x: soft_quantile(x, q, epsilon=epsilon))(X[0])
+    assert_allclose(got, soft_median(X[0], epsilon=0.75), atol=1e-14)
+
+
 def test_vmap_over_values_and_epsilon():
     call = lambda x, e: soft_rank(x, epsilon=e, regularization="kl")
     epsilons = jnp.array([0.3, 1.0, 4.0])
@@ -549,6 +596,15 @@ def test_the_type_that_comes_in_goes_out(regularization, dtype):
         hard_rank_epsilon(x, regularization=regularization),
     ):
         assert result.dtype == dtype
+
+
+def test_half_precision_does_not_overflow_on_the_way():
+    residuals = jnp.asarray([300.0, 1.0, 350.0], jnp.float16)  # 300^2 is not a float16, half is
+    got = soft_least_trimmed_squares(residuals, 1, epsilon=1e-5)
+    assert_allclose(np.float64(got), 0.5 * (0.5 + 45_000.0), rtol=1e-3)
+    n = 600  # 6 / (n (n^2 - 1)) underflows and n^3 overflows, the loss is 2
+    ranks = jnp.arange(1, n + 1, dtype=jnp.float16)
+    assert_allclose(np.float64(spearman_loss(-ranks, ranks)), 2.0, rtol=1e-3)
 
 
 def test_integers_are_promoted():
@@ -624,6 +680,19 @@ def test_a_long_row_is_hard_below_its_threshold():
         assert_array_equal(soft_sort(x, epsilon=0.5), np.sort(x))
         entropic = np.asarray(soft_rank(x, epsilon=1e-4, regularization="kl"))
         assert_array_max_ulp(entropic, x + 1, 2)
+
+
+@regularizations
+def test_sorting_an_infinite_value_is_a_limit_with_finite_derivatives(regularization):
+    for x, far in [([1.0, 2.0, np.inf], 1e6), ([1.0, -np.inf, 2.0], -1e6)]:
+        x = np.array(x)
+        for descending in (False, True):
+            options = {"epsilon": 0.8, "regularization": regularization, "descending": descending}
+            limit = oracles.soft_sort(np.where(np.isinf(x), far, x), **options)
+            expected = np.where(np.abs(limit) > 1e3, np.sign(limit) * np.inf, limit)
+            assert_allclose(sort(x, **options), expected, rtol=1e-12)
+            jacobian = jax.jacrev(lambda x, o=options: sort(x, **o))(x)
+            assert np.isfinite(jacobian).all()
 
 
 # ------------------------------------------------------------------------------------- errors
