@@ -14,6 +14,8 @@ XDIST ?= -n 2
 NOTEBOOKS := $(wildcard book/*.ipynb)
 EXPERIMENTS := $(filter $(patsubst book/%.md,%,$(wildcard book/*.md)), \
 	$(patsubst book/experiments/%.py,%,$(wildcard book/experiments/*.py)))
+FAST_SOFT_SORT := google-research/fast-soft-sort@6a52ce79869ab16e1e0f39149a84f50f8ad648c5
+FROM_SOURCE := torchsort==0.1.10 git+https://github.com/$(FAST_SOFT_SORT)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(DEVICE)-$(JAX)
@@ -84,12 +86,16 @@ html-test: $(STAMP) ## tests of the built HTML (after `make book`)
 serve: book ## build the book and serve it on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-refresh: $(STAMP) ## execute the chapters and store their text outputs in the committed .ipynb
+refresh: $(STAMP) ## execute the chapters, store their text outputs in the .ipynb, draw the cards
+	@$(BIN)/python book/images.py
 	@$(BIN)/python book/build.py refresh
 
 bench: $(STAMP) ## compare with other packages (installs the extra [peers])
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) \
 	  --editable ".[peers]"
+	@for peer in $(FROM_SOURCE); do $(BIN)/uv pip install --quiet --python $(BIN)/python \
+	  --constraint $(CONSTRAINTS) --no-build-isolation setuptools wheel $$peer \
+	  || echo "$$peer does not install here: left out"; done
 	$(BIN)/python -m book.bench
 
 experiments: $(STAMP) ## run every experiment: make experiments PROFILE=paper DEVICE=gpu
@@ -102,7 +108,7 @@ linkcheck: $(STAMP) ## check the links that leave the book (needs a network)
 
 constraints: $(STAMP) ## resolve constraints.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra book --extra test \
-	  --extra peers --no-header --no-annotate --upgrade pyproject.toml --output-file constraints.txt
+	  --no-header --no-annotate --upgrade pyproject.toml --output-file constraints.txt
 
 clean: ## remove what was built, keep the environment
 	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

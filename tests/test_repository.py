@@ -93,14 +93,11 @@ def test_repository_address_is_written_once():
     owner_and_name = ADDRESS.removeprefix("https://github.com/")
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name), ADDRESS
     hosts = r"github\.com|raw\.githubusercontent\.com|colab\.research\.google\.com/github"
-    name = re.escape(owner_and_name.split("/")[1])
+    names = f"(?:diffopt|{re.escape(owner_and_name.split('/')[1])})"
     places = 0
     for path, text in texts():
-        # An address of this repository: the same name under any owner, or what pip would clone.
-        found = re.findall(rf"(?:{hosts})/([\w.-]+/{name})(?![\w-])", text)
-        found += re.findall(r"git\+https://github\.com/([\w.-]+/[\w-]+)", text)
-        found += re.findall(rf"{hosts.split('|')[2]}/([\w.-]+/[\w.-]+)/", text)
-        assert set(found) <= {owner_and_name}, f"{path} names another repository"
+        found = set(re.findall(rf"(?:{hosts})/([\w.-]+/{names})(?![\w-])", text))
+        assert found <= {owner_and_name}, f"{path} names another repository"
         places += bool(found)
     assert places >= 2  # _config.yml and CITATION.cff at least: the search does find things
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == ADDRESS
