@@ -147,10 +147,11 @@ html[data-theme="dark"] .eps-slider{--a:#56B4E9;--b:#E69F00}
 .eps-slider line{stroke:currentColor;opacity:.5}.eps-slider .k{opacity:.2}
 .eps-slider .dot,.eps-slider .r{fill:var(--c,var(--a))}
 .eps-slider .j{stroke:currentColor;stroke-opacity:.25}
-.eps-slider input[type=range]{flex:1 1 220px;min-width:0;accent-color:var(--c,var(--a))}
-.eps-slider output{min-width:5.5em;font-variant-numeric:tabular-nums}
+.eps-slider input[type=range]{flex:1 1 200px;width:auto;min-width:0;margin:0;
+accent-color:var(--c,var(--a))}
+.eps-slider output{display:inline;padding:0;min-width:5.5em;font-variant-numeric:tabular-nums}
 .eps-slider fieldset{border:0;padding:0;margin:0;display:flex;gap:1rem}
-.eps-slider label{cursor:pointer}
+.eps-slider label{cursor:pointer;margin:0;width:auto}
 </style>
 <div class="row">@PANELS@</div>
 <div class="row">

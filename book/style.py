@@ -6,6 +6,7 @@ figure reads the same on a light and on a dark page, and letters are large enoug
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 BLACK = "#222222"
 BLUE = "#0072B2"
@@ -49,3 +50,21 @@ def apply() -> None:
             "ytick.color": "#444444",
         }
     )
+
+
+def dots(ax, names, groups) -> None:
+    """Draw a dot plot: a row for each name, a dot and an error bar in it for each group.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where to draw; the first name comes lowest.
+    names : sequence of str
+        The rows.
+    groups : dict
+        Label of the group -> means and half lengths of the bars, one of each for each name.
+    """
+    for k, (label, (means, errors)) in enumerate(groups.items()):
+        height = np.arange(len(names)) + 0.3 * ((len(groups) - 1) / 2 - k)
+        ax.errorbar(means, height, xerr=errors, fmt="osD^v"[k], ms=4.5, lw=1.2, label=label)
+    ax.set(yticks=range(len(names)), yticklabels=names)
