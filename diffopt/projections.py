@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffopt.checks import as_float, check_axis, check_choice, working_dtype
 from diffopt.isotonic import is_zero, no_tangent, sum_tangents
 from diffopt.kernels import Kernel, parallel
-from diffopt.kernels.partition import block_mean, block_softmax, block_sum
+from diffopt.kernels.partition import block_center, block_mean, block_softmax, block_sum
 
 __all__ = ["project_permutahedron"]
 
@@ -111,7 +111,8 @@ def project_sorted(theta, w, where, regularization):
 
 def soft_sort_sorted(theta, w, where, regularization):
     """Project decreasing `theta` onto the permutahedron of `w`, in logarithms for KL."""
-    return _solve(theta, w, where, regularization == "kl", False)[0]
+    kl = regularization == "kl"
+    return _solve(jnp.broadcast_to(theta, w.shape) if kl else theta, w, where, kl, False)[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -119,7 +120,8 @@ def _solve(theta, w, where, kl, items):
     """Return the solution and its partition.
 
     Where `items`, theta and the solution lie in the order of the items, and decreasing w in that
-    of the places. Otherwise it is the other way round.
+    of the places. Otherwise it is the other way round. Of the four cases, that of KL and items is
+    differentiated by :func:`_project_kl` instead.
     """
     return tuple(_kernel(theta, w, where, flags=(kl, items)))
 
@@ -128,30 +130,21 @@ def _solve(theta, w, where, kl, items):
 def _solve_jvp(kl, items, primals, tangents):
     theta, w, where = primals
     out, order, block = _solve(theta, w, where, kl, items)
-    own = {"block": block, "order": order, "from_items": items, "to_items": items}
-    across = own | {"from_items": not items}
     dtheta, dw = (None if is_zero(t) else t for t in tangents[:2])
-    if where.size:
-        kept = where if items else first_places(where)
-        dtheta = None if dtheta is None else jnp.where(kept, dtheta, 0)
-        if not items and dw is not None:
-            dw = jnp.where(where, dw, 0)
-    if items and dtheta is not None:
-        finite = jnp.isfinite(theta)
-        dtheta, theta = jnp.where(finite, dtheta, 0), jnp.where(finite, theta, 0)
-    if not kl:
-        dtheta = None if dtheta is None else dtheta - block_mean(dtheta, **own)
-        dw = None if dw is None else block_mean(dw, **across)
-    else:
-        if dtheta is not None:
-            p = block_softmax(theta, block, order, items)
-            dtheta = dtheta - block_sum(p * dtheta, **own)
-        if dw is not None:
-            q = block_softmax(w, block, order, not items)
-            dw = block_sum(q * dw, **across)
+    if where.size and not items and dw is not None:
+        dw = jnp.where(where, dw, 0)
+    if kl and dtheta is not None:
+        dtheta = dtheta - block_sum(block_softmax(theta, block) * dtheta, block)
+    elif dtheta is not None:
+        dtheta = block_center(dtheta, block, order, items=items)
+    if kl and dw is not None:
+        q = block_softmax(w, block, order, True)
+        dw = block_sum(q * dw, block, order, from_items=True)
+    elif dw is not None:
+        dw = block_mean(dw, block, order, from_items=not items, to_items=items)
     dout = sum_tangents(dtheta, dw)
     if where.size:
-        dout = jnp.where(kept, dout, 0)
+        dout = jnp.where(where if items else first_places(where), dout, 0)
     return (out, order, block), (dout, no_tangent(order), no_tangent(block))
 
 

@@ -282,11 +282,20 @@ def isotonic_kl(y, w, out, block):
 
 
 @_jit
-def _solve_l2(s, w, lo, hi, y, first, total, mass, block):
+def _solve_l2(s, w, lo, hi, total, block):
+    """As :func:`_pool_l2` with unit weights; `block` holds where blocks start until it is done."""
+    top = -1
     for k in range(lo, hi):
-        y[k] = float(w[k]) - float(s[k])
-    for b in range(_pool_l2(y, first[:0], lo, hi, first, total, mass)):
-        start, stop = first[b], first[b + 1]
+        t, start = float(w[k]) - float(s[k]), k
+        while top >= 0 and total[top] * (k + 1 - start) > t * (start - block[lo + top]):
+            t += total[top]
+            start = block[lo + top]
+            top -= 1
+        top += 1
+        total[top], block[lo + top] = t, start
+    stop = hi
+    for b in range(top, -1, -1):
+        start = block[lo + b]
         anchor, s_sum, w_sum = float(s[start]), 0.0, 0.0
         for k in range(start, stop):
             s_sum += s[k] - anchor
@@ -295,6 +304,7 @@ def _solve_l2(s, w, lo, hi, y, first, total, mass, block):
         for k in range(start, stop):
             s[k] = ((s[k] - anchor) - s_mean) + w_mean
             block[k] = start
+        stop = start
 
 
 @_jit
@@ -308,17 +318,17 @@ def _solve_kl(s, w, lo, hi, first, sums, block):
 
 @_jit
 def _tie(s, w, lo, hi, kl, block):
-    """Give tied infinite items the mean of their `w` (of its exponential for KL)."""
+    """Freeze tied infinite items at the mean of their `w` (of its exponential for KL)."""
     total = 0.0
     for k in range(lo, hi):
         total += np.exp(w[k] - w[lo]) if kl else w[k]
     for k in range(lo, hi):
         s[k] = w[lo] + np.log(total / (hi - lo)) if kl else total / (hi - lo)
-        block[k] = lo
+        block[k] = -1 - lo
 
 
 @_jit
-def _solve(s, w, m, kl, y, first, sums, block):
+def _solve(s, w, m, kl, total, first, sums, block):
     head, tail = 0, m
     while head < m and s[head] == np.inf:
         head += 1
@@ -329,46 +339,50 @@ def _solve(s, w, m, kl, y, first, sums, block):
     if kl:
         _solve_kl(s, w, head, tail, first, sums, block)
     else:
-        _solve_l2(s, w, head, tail, y, first, sums[0], sums[1], block)
+        _solve_l2(s, w, head, tail, total, block)
 
 
 @_jit
 def project(theta, w, where, flags, out, order, block):
     """Project onto the permutahedron, in logarithms for KL; also return the partition.
 
+    Blocks of infinite and of dropped items are frozen: their start is -1 - k instead of k.
     ``flags = (kl, items)``: where `items`, theta is to be sorted and w is decreasing, and the
     solution lies in the order of theta. Otherwise theta is decreasing and w is to be sorted, and
     the solution lies in sorted order.
     """
     kl, items = flags[0, 0] != 0, flags[0, 1] != 0
     n = out.shape[1]
-    keys = np.empty(n, out.dtype)
-    code, spare, first = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n + 1, np.int64)
-    y, sums = code.view(np.float64), np.empty((4, n))
+    keys, code = np.empty(n, out.dtype), np.empty(n, np.int64)
+    scratch = np.empty(0 if out.itemsize == 8 else n, np.int64)
+    first, sums = np.empty(n + 1 if kl else 0, np.int64), np.empty((4, n if kl else 0))
+    total = code.view(np.float64)
     for r in range(out.shape[0]):
         unsorted = _row(theta, r) if items else _row(w, r)
         other = _row(w, r) if items else _row(theta, r)
         result, item = out[r], order[r]
+        spare = result.view(np.int64) if out.itemsize == 8 else scratch
         m = _sort(unsorted, _row(where, r), item, keys, code, spare)
         if m < 0 or _has_nan(other):
             _fill(result, 0, n, np.nan)
             _fill(block[r], 0, n, 0)
             continue
-        _fill(block[r], m, n, m)
+        _fill(block[r], m, n, -1 - m)
         if items:
-            _solve(keys, other, m, kl, y, first, sums, block[r])
+            _solve(keys, other, m, kl, total, first, sums, block[r])
             for k in range(n):
                 result[item[k]] = keys[k] if k < m else 0.0
         else:
             for k in range(n):
                 result[k] = other[k] if k < m else 0.0
-            _solve(result, keys, m, kl, y, first, sums, block[r])
+            _solve(result, keys, m, kl, total, first, sums, block[r])
 
 
 # --- within the blocks of a partition -------------------------------------------------------------
 #
 # Data lie either in the order of the items or in sorted order; `flags` says which, for the operand
-# and for the result. Item `order[k]` has place k, and `block[k]` is where the block of k starts.
+# and for the result. Item `order[k]` has place k, and `block[k]` is where the block of k starts, or
+# -1 less that for a frozen block, whose members do not move.
 
 
 @_jit
@@ -381,8 +395,12 @@ def _end(block, lo):
 
 @_jit
 def block_sum(x, order, block, flags, out):
-    """Sum (mean, where `flags[2]`) over each block, repeated for each of its members."""
-    from_items, to_items, mean = flags[0, 0], flags[0, 1], flags[0, 2]
+    """Reduce each block and repeat the result for each of its members.
+
+    ``flags[2]`` says how: 0 is the sum, 1 the mean, 2 the difference from the mean, which is zero
+    in a frozen block.
+    """
+    from_items, to_items, how = flags[0, 0], flags[0, 1], flags[0, 2]
     n = out.shape[1]
     for r in range(out.shape[0]):
         source, item, start, target = _row(x, r), _row(order, r), _row(block, r), out[r]
@@ -391,10 +409,14 @@ def block_sum(x, order, block, flags, out):
             hi, total = _end(start, lo), 0.0
             for k in range(lo, hi):
                 total += source[item[k] if from_items else k]
-            if mean:
+            if how > 0:
                 total /= hi - lo
             for k in range(lo, hi):
-                target[item[k] if to_items else k] = total
+                at = item[k] if to_items else k
+                if how < 2:
+                    target[at] = total
+                else:
+                    target[at] = source[at] - total if start[lo] >= 0 else 0.0
             lo = hi
 
 

@@ -129,7 +129,8 @@ def project(theta, w, where, *, flags):
     infinite = (s == -jnp.inf).sum(dtype=jnp.int32)
     block = jnp.where(s == jnp.inf, 0, jnp.where(s == -jnp.inf, s.size - infinite, block))
     block = jnp.where(place < kept, block, kept)
-    s = jnp.where(jnp.isfinite(s), s, 0)
+    frozen = jnp.isinf(s)
+    s = jnp.where(frozen, 0, s)
     s = s - s[block]
     if kl:
         out = s - _log_sum(s, block) + _log_sum(w, block)
@@ -137,19 +138,25 @@ def project(theta, w, where, *, flags):
         size = _sum(jnp.ones_like(s), block)
         out = s - _sum(s, block) / size + _sum(w, block) / size
     out = _poison(jnp.where(place < kept, out, 0), sorted_values, w)
+    block = jnp.where(frozen, -1 - block, block)
     return (jnp.zeros_like(out).at[order].set(out) if items else out), order, block
 
 
 def block_sum(x, order, block, *, flags):
-    from_items, to_items, mean = flags
-    total = _sum(x[order] if from_items else x, block)
-    if mean:
-        total = total / _sum(jnp.ones_like(x), block)
-    return jnp.zeros_like(total).at[order].set(total) if to_items else total
+    from_items, to_items, how = flags
+    places = x[order] if from_items else x
+    start = jnp.where(block < 0, -1 - block, block)
+    out = _sum(places, start)
+    if how > 0:
+        out = out / _sum(jnp.ones_like(x), start)
+    if how > 1:
+        out = jnp.where(block < 0, 0, places - out)
+    return jnp.zeros_like(out).at[order].set(out) if to_items else out
 
 
 def block_softmax(x, order, block, *, flags):
     (items,) = flags
+    block = jnp.where(block < 0, -1 - block, block)
     logits = x[order] if items else x
     share = jnp.exp(logits - _log_sum(logits, block))
     return jnp.zeros_like(share).at[order].set(share) if items else share
