@@ -24,7 +24,8 @@ DTYPES = ("float32", "float64")
 MODES = ("value", "value+gradient")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 5, 41  # least and most
-SECONDS, SAMPLE, PATIENCE = 0.7, 1e-3, 10.0  # of a row's rounds, a sample, a call timed only once
+SECONDS, SAMPLE = 0.7, 5e-3  # of a row's rounds, of a sample
+PATIENCE = 10.0  # a slower first call is not repeated; it counts as it is
 
 
 def cases(n: int, quick: bool = False) -> list[Case]:
@@ -64,21 +65,23 @@ def stopwatch(call, clock, repeat: int = 1) -> float:
     return (clock() - start) / repeat
 
 
+def quartiles(samples: list[float]) -> list[float]:
+    """Lower quartile, median and upper quartile in milliseconds, to four digits."""
+    return [float(f"{q * 1e3:.4g}") for q in np.percentile(samples, [25, 50, 75])]
+
+
 def measure(calls: dict, seconds: float, clock=time.perf_counter) -> dict[str, list[float]]:
-    """Quartiles in milliseconds of each call, over interleaved rounds of about ``seconds``."""
-    samples = {name: [stopwatch(call, clock)] for name, call in calls.items()}
-    quick = {name: call for name, call in calls.items() if samples[name][0] < PATIENCE}
-    counts = {name: max(1, round(SAMPLE / samples.pop(name)[0])) for name in quick}
-    samples |= {name: [] for name in quick}
+    """Quartiles of each call, over interleaved rounds of about ``seconds`` in total."""
+    counts = {name: round(SAMPLE / stopwatch(call, clock, 2)) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     least, most = ROUNDS
     for done in range(most):
         if done >= least and time.perf_counter() > end:
             break
-        for name, call in quick.items():
-            samples[name].append(stopwatch(call, clock, counts[name]))
-    quartiles = {name: np.percentile(samples[name], [25, 50, 75]) * 1e3 for name in calls}
-    return {name: [float(f"{q:.4g}") for q in value] for name, value in quartiles.items()}
+        for name, call in calls.items():
+            samples[name].append(stopwatch(call, clock, max(1, counts[name])))
+    return {name: quartiles(samples[name]) for name in calls}
 
 
 def bench(case: Case, batch: int, n: int, dtype: str, mode: str, adapters, seconds, clock) -> dict:
@@ -86,13 +89,19 @@ def bench(case: Case, batch: int, n: int, dtype: str, mode: str, adapters, secon
     inputs = draw(case.operator, batch, n, dtype)
     calls = {name: peer.prepare(case, *inputs).get(mode) for name, peer in adapters.items()}
     calls = {name: call for name, call in calls.items() if call}
-    results = {name: call() for name, call in calls.items()}  # compiles and warms up, too
+    results, slow = {}, {}
+    for name, call in calls.items():  # compiles and warms up, too
+        start = clock()
+        results[name] = call()
+        if clock() - start > PATIENCE:
+            slow[name] = quartiles([clock() - start])
     errors = {}
     if OURS in calls:
         exact = adapters[OURS].prepare(case, *(x.astype(float) for x in inputs))[mode]()
         errors = {name: difference(result, exact) for name, result in results.items()}
+    times = measure({name: calls[name] for name in calls if name not in slow}, seconds, clock)
     size = {"batch": batch, "n": n, "dtype": dtype, "mode": mode}
-    return case._asdict() | size | {"ms": measure(calls, seconds, clock), "difference": errors}
+    return case._asdict() | size | {"ms": slow | times, "difference": errors}
 
 
 def wanted(args) -> list[tuple]:

@@ -14,5 +14,6 @@ def single_thread() -> None:
         raise RuntimeError(f"set the threads before importing {sorted(loaded)}")
     os.environ.update({f"{name}_NUM_THREADS": "1" for name in COUNTERS})
     os.environ.update(NPROC="1", JAX_PLATFORMS="cpu", XLA_FLAGS=FLAGS)
+    os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"  # every call is waited for anyway
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
