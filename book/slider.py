@@ -13,9 +13,10 @@ from IPython.display import HTML
 
 SIDE, SCALE = 220, 58  # the square that holds the hexagon, and its unit
 BASIS = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])  # of the plane sum = 6
-CAPTION = """<b>Move the strength.</b> Left, all soft ranks of three items: a hexagon whose corners
-are the six orders, with the path of the soft ranks of (5, 1, 2). Middle, the soft ranks. Right,
-their Jacobian: the item 5 keeps its rank and gets no gradient until it joins a block."""
+CAPTION = """<b>Move the strength.</b> The hexagon holds all soft ranks of three items; its corners
+are the six orders, and the line in it is the path of the soft ranks of (5, 1, 2). The dots on the
+right are these ranks, and the tiles their Jacobian: the item 5 keeps its rank, and gets no
+gradient, until it joins a block."""
 
 
 def soft_rank_slider(values, epsilons, ranks, jacobians, *, start=0, caption=CAPTION):
@@ -135,10 +136,12 @@ def _jacobian(frame):
 
 TEMPLATE = """<figure class="eps-slider" id="eps-slider">
 <style>
+.text_html:has(.eps-slider){background:none!important;color:inherit!important;padding:0!important}
 .eps-slider{--a:#0072B2;--b:#D55E00;margin:1rem 0;color:inherit}
 html[data-theme="dark"] .eps-slider{--a:#56B4E9;--b:#E69F00}
-.eps-slider .row{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:.5rem 0}
-.eps-slider svg{flex:1 1 190px;max-width:270px;margin:0 auto;font-size:13px}
+#eps-slider figcaption{color:inherit;text-align:left;font-weight:inherit;letter-spacing:normal}
+.eps-slider .bar{display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:center;margin:.5rem 0}
+.eps-slider svg{flex:1 1 150px;max-width:260px;margin:0 auto;font-size:13px}
 .eps-slider text{fill:currentColor;stroke:none}
 .eps-slider .t,.eps-slider .n{text-anchor:middle}
 .eps-slider polygon{fill:currentColor;fill-opacity:.06;stroke:currentColor}
@@ -153,8 +156,7 @@ accent-color:var(--c,var(--a))}
 .eps-slider fieldset{border:0;padding:0;margin:0;display:flex;gap:1rem}
 .eps-slider label{cursor:pointer;margin:0;width:auto}
 </style>
-<div class="row">@PANELS@</div>
-<div class="row">
+<div class="bar">
 <label for="eps-range">strength</label>
 <input id="eps-range" type="range" min="0" max="@LAST@" value="@START@">
 <output for="eps-range" aria-live="polite">ε = @EPSILON@</output>
@@ -163,6 +165,7 @@ accent-color:var(--c,var(--a))}
 <label><input type="radio" name="eps-reg" value="kl"> KL</label>
 </fieldset>
 </div>
+<div class="bar">@PANELS@</div>
 <noscript>The slider needs a script; the paths in the hexagon show all its positions.</noscript>
 <figcaption>@CAPTION@</figcaption>
 <script type="application/json">@DATA@</script>
