@@ -422,9 +422,10 @@ def test_masked_items_get_no_gradient_and_give_none(name, regularization):
     compressed = jax.jacrev(lambda x: PER_ITEM[name](x, **options))(X[0][keep])
     expected = np.zeros((N, N))
     expected[np.ix_(rows_out, np.flatnonzero(keep))] = compressed
-    for junk in (X[0], np.where(keep, X[0], np.nan), np.where(keep, X[0], np.inf)):
-        for jacobian in (jax.jacfwd, jax.jacrev):
-            got = np.asarray(jacobian(lambda x: PER_ITEM[name](x, where=keep, **options))(junk))
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        masked = jax.jit(jacobian(lambda x: PER_ITEM[name](x, where=keep, **options)))
+        for junk in (X[0], np.where(keep, X[0], np.nan), np.where(keep, X[0], np.inf)):
+            got = np.asarray(masked(junk))
             assert_allclose(got, expected, atol=1e-12)
             assert_array_equal(got[:, ~keep], np.zeros((N, 3)))
 
@@ -569,8 +570,10 @@ def test_vmap_over_values_and_epsilon():
     assert np.isfinite(both(rows, epsilons)).all()
 
 
-@regularizations
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("regularization", "dtype"),
+    [("l2", "float32"), ("kl", "float32"), ("l2", "bfloat16"), ("kl", "float16")],
+)
 def test_the_type_that_comes_in_goes_out(regularization, dtype):
     dtype = jnp.dtype(dtype)
     x = jnp.asarray(X[:2], dtype)
