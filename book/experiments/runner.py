@@ -93,7 +93,8 @@ def run_experiment(experiment, profile, stored, on_unit=lambda record: None, fre
     Returns
     -------
     dict
-        ``settings``, ``wall_time_s`` and ``units``: for each its result, times, date, device.
+        ``settings``, ``wall_time_s``, ``complete``, and ``units``: for each its result, times,
+        date and device.
     """
     settings = json.loads(json.dumps(experiment.settings(profile)))
     units = list(experiment.units(settings))
@@ -106,6 +107,7 @@ def run_experiment(experiment, profile, stored, on_unit=lambda record: None, fre
         if unit not in done:
             done[unit] = _run_unit(experiment, unit, settings)
         record["units"] = {name: done[name] for name in units if name in done}
+        record["complete"] = len(done) == len(units)
         record["wall_time_s"] = round(sum(u["wall_time_s"] for u in done.values()), 2)
         on_unit(record)
     return record

@@ -11,12 +11,6 @@ chapter imports the functions of this file.
 """
 
 import functools
-import json
-import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +19,12 @@ import optax
 from sklearn.model_selection import KFold
 
 from book import data
+from book.experiments import growth
 from book.experiments.lbfgs import minimize_batch
 from book.experiments.runner import Experiment, main
+from book.experiments.sorting_claims import claims
+from book.experiments.sorting_ranks import OTHERS, OURS, all_pairs_rank, sinkhorn_rank
 from diffopt.sorting import soft_least_trimmed_squares, soft_rank, soft_top_k_loss
-
-PAPER = "Fast Differentiable Sorting and Ranking (arXiv 2002.08871)"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def split(num_items, num_folds, seed):
@@ -437,22 +431,6 @@ def run_robust(unit, settings):
 # Top-k classification, section 6.1
 
 
-def all_pairs_rank(values, epsilon=1.0, descending=False):
-    """Compute soft ranks from sigmoids of all differences, O(n^2) (Qin et al., 2010)."""
-    difference = (values[..., :, None] - values[..., None, :]) / epsilon
-    difference = -difference if descending else difference
-    return 0.5 + jax.nn.sigmoid(difference).sum(-1)
-
-
-def sinkhorn_rank(values, epsilon=1e-2, descending=False):
-    """Compute soft ranks from 1 by entropic transport, O(n^2) (Cuturi et al., 2019; ott-jax)."""
-    from ott.tools import soft_sort
-
-    signed = -values if descending else values
-    wide = signed.astype(float)  # ott mixes precisions when x64 is on and the values are float32
-    return (1.0 + soft_sort.ranks(wide, axis=-1, epsilon=epsilon)).astype(values.dtype)
-
-
 def top_k_loss(name, epsilon, k):
     """Build a loss of scores ``(batch, n)`` and labels by its name.
 
@@ -596,16 +574,14 @@ def fashion_mnist(num_train=None):
 
 
 def top_k_settings(profile):
-    """Set up top-k classification: nine candidates and twelve runs for each loss, or one and two.
-
-    Sinkhorn ranks take some forty times as long for each step, hence two candidates, three runs.
-    """
+    """Set up top-k classification: nine candidates and twelve seeds for each loss."""
     paper = profile == "paper"
     rates = [3e-4, 1e-3, 3e-3] if paper else [1e-3]
     strengths = {
         "l2": [0.03, 0.1, 0.3] if paper else [0.1],
         "kl": [0.1, 0.3, 1.0] if paper else [0.3],
         "all_pairs": [0.01, 0.1, 1.0] if paper else [0.1],
+        "sinkhorn": [0.1, 0.3, 1.0] if paper else [0.1],
     }
     candidates = {
         loss: [{"learning_rate": rate, "epsilon": e} for rate in rates for e in epsilons]
@@ -613,13 +589,11 @@ def top_k_settings(profile):
     }
     rates = [float(r) for r in np.logspace(-4, -2, 9)] if paper else [1e-3]
     candidates["cross_entropy"] = [{"learning_rate": rate, "epsilon": 1.0} for rate in rates]
-    candidates["sinkhorn"] = [{"learning_rate": 1e-3, "epsilon": e} for e in (0.1, 0.3)]
     units = [f"{loss}/{k}" for k in (1, 3) for loss in ("cross_entropy", "l2", "kl", "all_pairs")]
     return {
         "units": [*units, "sinkhorn/1"] if paper else ["cross_entropy/1", "l2/1"],
         "candidates": candidates,
         "num_seeds": 12 if paper else 2,
-        "num_seeds_sinkhorn": 3,
         "sizes": [784, 128, 10],
         "num_epochs": 30 if paper else 10,
         "batch_size": 100,
@@ -633,130 +607,41 @@ def run_top_k(unit, settings):
     loss, k = unit.split("/")
     keys = ("num_seeds", "sizes", "num_epochs", "batch_size", "num_train", "seed")
     arguments = {key: settings[key] for key in keys}
-    if loss == "sinkhorn":
-        arguments["num_seeds"] = settings["num_seeds_sinkhorn"]
     return top_k(loss, int(k), settings["candidates"][loss], **arguments)
 
 
 # Run time and memory, section 6.2
-
-RANKS = {
-    "soft_rank_l2": lambda values: soft_rank(values, regularization="l2"),
-    "soft_rank_kl": lambda values: soft_rank(values, regularization="kl"),
-    "all_pairs": all_pairs_rank,
-    "sinkhorn": lambda values: sinkhorn_rank(values, epsilon=1e-2),
-    "jax_sort": lambda values: jnp.sort(values, axis=-1),
-}
-
-
-def operations(rank):
-    """Build value, gradient and second-order product of the squared loss of a soft rank."""
-
-    def loss(values, targets):
-        return 0.5 * jnp.sum((rank(values) - targets) ** 2)
-
-    gradient = jax.grad(loss)
-
-    def product(values, targets):
-        return jax.jvp(lambda v: gradient(v, targets), (values,), (targets,))[1]
-
-    return {"value": lambda v, _: rank(v), "gradient": gradient, "second_order": product}
-
-
-def peak_memory(reset=False):
-    """Read the peak resident memory in bytes; on Linux it can be reset to what is held now."""
-    if sys.platform.startswith("linux"):
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def measure(method, batch, n, limit_s=10.0, limit_bytes=4e9):
-    """Measure time and memory of one method in float64, in this process.
-
-    Returns
-    -------
-    dict
-        For ``value``, ``gradient`` and ``second_order``: ``seconds`` (the best of some calls),
-        ``compile_s``, ``compiled_bytes`` (temporaries by XLA's own account) and ``peak_bytes``
-        (growth of the resident memory while running); or ``failed``, the reason.
-    """
-    rng = np.random.default_rng(0)
-    values = jnp.asarray(rng.normal(size=(batch, n)))
-    targets = jnp.asarray(rng.permuted(np.tile(np.arange(1.0, n + 1), (batch, 1)), axis=1))
-    results = {}
-    for name, function in operations(RANKS[method]).items():
-        result = results[name] = {}
-        start = time.perf_counter()
-        try:
-            compiled = jax.jit(function).lower(values, targets).compile()
-        except (TypeError, ValueError, NotImplementedError) as error:
-            result["failed"] = f"{type(error).__name__}: {str(error)[:120]}"
-            continue
-        result["compile_s"] = time.perf_counter() - start
-        result["compiled_bytes"] = int(compiled.memory_analysis().temp_size_in_bytes)
-        if result["compiled_bytes"] > limit_bytes:
-            result["failed"] = f"needs more than {limit_bytes / 1e9:.0f} GB"
-            continue
-        before = peak_memory(reset=True)
-        times = []
-        while len(times) < 3 or (sum(times) < 0.5 and len(times) < 200):
-            start = time.perf_counter()
-            jax.block_until_ready(compiled(values, targets))
-            times.append(time.perf_counter() - start)
-            if times[-1] > limit_s:
-                break
-        result["peak_bytes"] = peak_memory() - before
-        result["seconds"] = min(times)
-        if min(times) > limit_s:
-            result["failed"] = f"takes more than {limit_s:.0f} s"
-            break
-    return results
-
-
-def measure_apart(method, batch, n, timeout=120):
-    """Run `measure` in a process of its own, so that memory is counted from the start."""
-    code = (
-        "import jax, json; jax.config.update('jax_enable_x64', True)\n"
-        f"jax.config.update('jax_platforms', {jax.devices()[0].platform!r})\n"
-        "from book.experiments.sorting import measure\n"
-        f"print(json.dumps(measure({method!r}, {batch}, {n})))"
-    )
-    command = [sys.executable, "-c", code]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"value": {"failed": f"stopped after {timeout} s"}}
-    if done.returncode:
-        return {"value": {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:160]}}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def runtime_settings(profile):
     """Set up the growth curves: one row of n, and the paper's batches of 128."""
     paper = profile == "paper"
     single = [100, 316, 1000, 3162, 10_000, 31_623, 100_000, 316_228, 1_000_000]
-    ours = ["soft_rank_l2", "soft_rank_kl"]
+    many = [100, 500, 1000, 2000, 3000, 5000]
+    sizes = {f"{method}/1": single for method in (*OURS, "jax_sort", *OTHERS)}
+    sizes |= {f"{method}/128": many for method in (*OURS, *OTHERS)}
     if not paper:
-        return {
-            "units": [f"{m}/1/{n}" for m in ("soft_rank_l2", "all_pairs") for n in single[2:6:2]]
-        }
-    units = [f"{method}/1/{n}" for method in [*ours, "jax_sort"] for n in single]
-    units += [f"all_pairs/1/{n}" for n in single[:7]]
-    units += [f"sinkhorn/1/{n}" for n in single[:6]]
-    units += [f"{m}/128/{n}" for m in [*ours, "all_pairs"] for n in (100, 500, 1000, 2000, 5000)]
-    units += [f"sinkhorn/128/{n}" for n in (100, 500, 1000)]
-    return {"units": units, "dtype": "float64", "limit_s": 10, "limit_bytes": 4e9, "seed": 0}
+        sizes = {f"{method}/1": single[2:6:2] for method in (OURS[0], OTHERS[0])}
+    limits = {"limit_s": 10, "limit_bytes": 4e9, "timeout": 1200}
+    return {"sizes": sizes, "dtype": "float64", "seed": 0, **limits}
+
+
+@functools.cache
+def runtime_series(method, name, batch, sizes, limit_s, limit_bytes, timeout):
+    """Measure a series once, for all its sizes."""
+    module = "book.experiments.sorting_ranks"
+    return growth.series(module, method, name, batch, sizes, limit_s, limit_bytes, timeout)
 
 
 def run_runtime(unit, settings):
     """Measure one method, batch and size (``"soft_rank_l2/1/1000"``)."""
     method, batch, n = unit.split("/")
-    return measure_apart(method, int(batch), int(n))
+    sizes = tuple(settings["sizes"][f"{method}/{batch}"])
+    limits = [settings[key] for key in ("limit_s", "limit_bytes", "timeout")]
+    return {
+        name: runtime_series(method, name, int(batch), sizes, *limits)[int(n)]
+        for name in growth.OPERATIONS
+    }
 
 
 EXPERIMENTS = {
@@ -771,13 +656,14 @@ EXPERIMENTS = {
         run_robust,
     ),
     "topk": Experiment(top_k_settings, lambda settings: settings["units"], run_top_k),
-    "runtime": Experiment(runtime_settings, lambda settings: settings["units"], run_runtime),
+    "runtime": Experiment(
+        runtime_settings,
+        lambda settings: [
+            f"{name}/{n}" for name, sizes in settings["sizes"].items() for n in sizes
+        ],
+        run_runtime,
+    ),
 }
-
-
-def claims(experiments):
-    """Judge the paper's claims by what is stored."""
-    return []
 
 
 if __name__ == "__main__":
