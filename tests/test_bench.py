@@ -10,7 +10,7 @@ import pytest
 
 from book.bench.peers import OURS, Case, load
 from book.bench.report import behind, header, line, ratio
-from book.bench.run import bench, draw, measure, previous, wanted
+from book.bench.run import ROUNDS, SAMPLE, bench, draw, measure, previous, wanted
 
 ROW = {"operator": "soft_rank", "regularization": "l2", "epsilon": 1.0, "batch": 128, "n": 100}
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -35,9 +35,14 @@ def test_line_has_the_columns_of_the_header_and_marks_a_difference():
 
 def test_calls_are_timed_in_turns():
     turns = []
-    quartiles = measure({name: lambda name=name: turns.append(name) for name in "ab"}, 0.0)
-    assert turns[:2] == ["a", "b"] and set(quartiles) == {"a", "b"}
-    assert all(low <= mid <= high for low, mid, high in quartiles.values())
+
+    def call(name):
+        turns.append(name)
+        time.sleep(2 * SAMPLE)  # a call as long as a sample is not repeated within it
+
+    quartiles = measure({name: lambda name=name: call(name) for name in "ab"}, 0.0)
+    assert turns[:4] == list("aabb") and turns[4:] == list("ab") * ROUNDS[0]
+    assert all(2e3 * SAMPLE <= low <= mid <= high for low, mid, high in quartiles.values())
 
 
 def test_only_and_sizes_select_rows():
