@@ -107,6 +107,9 @@ def top_k(record):
     _, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.5))
     for ax, k in zip(axes, (1, 3), strict=True):
         losses = [loss for loss in LOSSES if f"{loss}/{k}" in record["units"]]
+        if not losses:
+            ax.axis("off")
+            continue
         runs = 100 * np.array(
             [record["units"][f"{loss}/{k}"]["result"]["accuracy"][f"top{k}"] for loss in losses]
         )
@@ -155,7 +158,7 @@ def peers(record, dtype="float64"):
             table.setdefault(row["mode"], {})[size] = row["ms"]
     fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 4.4), sharey=True)
     for ax, mode in zip(axes, ("value", "value+gradient"), strict=True):
-        rows = dict(reversed(table[mode].items()))
+        rows = dict(reversed(table.get(mode, {}).items()))
         ax.axvline(1, color=style.BLACK, linewidth=1)
         for package, marker in PEERS.items():
             ratios = [ms.get(package, [np.nan] * 2)[1] / ms["diffopt"][1] for ms in rows.values()]
