@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown
 
 from book import style
 
@@ -47,6 +48,16 @@ def pending(record):
     ax.axis("off")
     plt.show()
     return True
+
+
+def verdicts(record, *sections):
+    """List the paper's claims of some of its sections beside our numbers and verdicts."""
+    claims = [c for c in record.get("claims", []) if c["where"] in sections]
+    lines = [
+        f"- *{c['claim']}* ({c['where']})\n\n  Here: {c['our_number']}. **{c['verdict']}**"
+        for c in claims
+    ]
+    return Markdown("\n".join(lines) or "*No stored run yet.*")
 
 
 def label_ranking(record):
