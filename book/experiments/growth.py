@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -50,7 +51,8 @@ def measure(function, batch, n):
     -------
     dict
         ``compile_s``; ``seconds``, the best of some calls; ``compiled_bytes``, the temporaries
-        that XLA plans; ``peak_bytes``, what resident memory grew by while running (Linux only).
+        that XLA plans; ``peak_bytes``, what resident memory grew by while running (on Linux), or
+        the peak of the device so far.
     """
     rng = np.random.default_rng(0)
     values = jnp.asarray(rng.normal(size=(batch, n)))
@@ -59,8 +61,8 @@ def measure(function, batch, n):
     compiled = jax.jit(function).lower(values, targets).compile()
     result = {"compile_s": time.perf_counter() - start}
     result["compiled_bytes"] = int(compiled.memory_analysis().temp_size_in_bytes)
-    linux = sys.platform.startswith("linux")
-    if linux:
+    host = jax.default_backend() == "cpu" and sys.platform.startswith("linux")
+    if host:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that growth is counted
         Path("/proc/self/clear_refs").write_text("5")  # forget the earlier peak
@@ -72,7 +74,9 @@ def measure(function, batch, n):
         times.append(time.perf_counter() - start)
         if sum(times) > 10:
             break
-    result["peak_bytes"] = memory("VmHWM") - before if linux else None
+    device = jax.devices()[0].memory_stats() or {}
+    peak = memory("VmHWM") - before if host else device.get("peak_bytes_in_use")
+    result["peak_bytes"] = peak
     result["seconds"] = min(times)
     return result
 
@@ -81,7 +85,7 @@ def worker(module, method, name, batch, sizes, limit_s, limit_bytes):
     """Measure a series in this process, and print a line of JSON for each size."""
     jax.config.update("jax_enable_x64", True)
     function = operation(importlib.import_module(module).METHODS[method], name)
-    if sys.platform.startswith("linux"):
+    if jax.default_backend() == "cpu" and sys.platform.startswith("linux"):
         limit = memory("VmData") + int(limit_bytes)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for n in sizes:
@@ -102,10 +106,15 @@ def series(module, method, name, batch, sizes, limit_s=10, limit_bytes=4e9, time
         What `measure` gives for each size; ``failed`` holds the reason where there is one.
     """
     arguments = (module, method, name, batch, list(sizes), limit_s, limit_bytes)
+    environment = {**os.environ, "JAX_PLATFORMS": jax.config.jax_platforms or ""}
     code = f"from book.experiments.growth import worker; worker(*{arguments!r})"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=timeout
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            timeout=timeout,
         )
         output, reason = done.stdout, _reason(done.stderr.decode(), done.returncode, limit_bytes)
     except subprocess.TimeoutExpired as error:
