@@ -51,8 +51,12 @@ def pending(record):
 
 
 def verdicts(record, *sections):
-    """List the paper's claims of some of its sections beside our numbers and verdicts."""
-    claims = [c for c in record.get("claims", []) if c["where"] in sections]
+    """List the paper's claims of these sections beside our numbers and verdicts."""
+    claims = [
+        claim
+        for claim in record.get("claims", [])
+        if any(section in claim["where"] for section in sections)
+    ]
     lines = [
         f"- *{c['claim']}* ({c['where']})\n\n  Here: {c['our_number']}. **{c['verdict']}**"
         for c in claims
@@ -115,7 +119,7 @@ def top_k(record):
     """Test accuracy of each loss, with one standard deviation over seeds."""
     if pending(record):
         return
-    _, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.5))
+    _, axes = plt.subplots(2, 1, figsize=(style.WIDTH, 3.6), height_ratios=(5, 4))
     for ax, k in zip(axes, (1, 3), strict=True):
         losses = [loss for loss in LOSSES if f"{loss}/{k}" in record["units"]]
         if not losses:
@@ -126,7 +130,7 @@ def top_k(record):
         )
         groups = {"": (runs.mean(1), runs.std(1, ddof=1))}
         style.dots(ax, [LOSSES[loss] for loss in losses], groups)
-        ax.set(title=f"$k = {k}$", xlabel=f"top-{k} accuracy, %")
+        ax.set(title=f"trained with $k = {k}$", xlabel=f"top-{k} test accuracy, %")
         ax.margins(y=0.15)
     plt.show()
 
@@ -135,13 +139,14 @@ def growth(record):
     """Time and memory of a gradient over the length of a row, with the slopes 1 and 2."""
     if pending(record):
         return
-    _, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.6), sharex=True)
+    fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.8), sharex=True)
     for method, look in RANKS.items():
         found = {
-            int(unit.split("/")[2]): values["result"]["gradient"]
+            int(unit.split("/")[2]): values["result"].get("gradient", {"failed": ""})
             for unit, values in record["units"].items()
-            if unit.startswith(f"{method}/1/") and "seconds" in values["result"].get("gradient", {})
+            if unit.startswith(f"{method}/1/")
         }
+        found = {n: values for n, values in found.items() if "failed" not in values}
         for ax, key, scale in ((axes[0], "seconds", 1e3), (axes[1], "peak_bytes", 1e-6)):
             points = {n: scale * values[key] for n, values in found.items() if values[key]}
             ax.loglog(points.keys(), points.values(), markersize=4, linewidth=1.4, **look)
@@ -153,7 +158,7 @@ def growth(record):
             ax.annotate(f"slope {slope}", (ends[1], low * 2 * (ends[1] / 1e3) ** slope),
                         color=style.GREY, fontsize=8.5, ha="right", va="bottom")  # fmt: skip
         ax.set(title=title, xlabel="$n$")
-    axes[0].legend(fontsize=8.5)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     plt.show()
 
 
@@ -163,18 +168,22 @@ def peers(record, dtype="float64"):
         return
     table = {}
     for row in record["rows"]:
-        operator = row["operator"].removeprefix("soft_")
-        if (row["regularization"], row["dtype"], row["epsilon"]) == ("l2", dtype, 1.0):
-            size = f"{operator}  {row['batch']} × {row['n']:,}"
-            table.setdefault(row["mode"], {})[size] = row["ms"]
+        kind = row["regularization"], row["dtype"], row["epsilon"]
+        if row["operator"] in ("soft_rank", "soft_sort") and kind == ("l2", dtype, 1.0):
+            place = row["operator"], row["batch"] * row["n"], row["batch"], row["n"]
+            table.setdefault(place, {})[row["mode"]] = row["ms"]
+    places = sorted(table, reverse=True)
+    names = [f"{op.removeprefix('soft_')}  {batch} × {n:,}" for op, _, batch, n in places]
     fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 4.4), sharey=True)
     for ax, mode in zip(axes, ("value", "value+gradient"), strict=True):
-        rows = dict(reversed(table.get(mode, {}).items()))
         ax.axvline(1, color=style.BLACK, linewidth=1)
+        times = [table[place].get(mode, {}) for place in places]
         for package, marker in PEERS.items():
-            ratios = [ms.get(package, [np.nan] * 2)[1] / ms["diffopt"][1] for ms in rows.values()]
-            ax.semilogx(ratios, range(len(rows)), marker, ms=5, label=package.replace("_", "-"))
+            ratios = [
+                ms[package][1] / ms["diffopt"][1] if package in ms else np.nan for ms in times
+            ]
+            ax.semilogx(ratios, range(len(names)), marker, ms=5, label=package.replace("_", "-"))
         ax.set(title=mode.replace("+", " and "), xlabel="time / ours")
-        ax.set(yticks=range(len(rows)), yticklabels=rows)
+        ax.set(yticks=range(len(names)), yticklabels=names)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     plt.show()

@@ -21,7 +21,7 @@ HARD = {"color": BLACK, "linestyle": "-", "linewidth": 1.4}
 L2 = {"color": BLUE, "linestyle": "-", "linewidth": 2.0}
 KL = {"color": ORANGE, "linestyle": (0, (5, 1.5)), "linewidth": 2.0}
 
-WIDTH = 6.4  # inches; one column of the book
+WIDTH = 5.6  # inches: one column of the book, and letters that a phone can show
 
 
 def apply() -> None:
@@ -29,12 +29,12 @@ def apply() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (WIDTH, 3.2),
-            "figure.dpi": 160,
+            "figure.dpi": 180,
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
             "savefig.facecolor": "white",
-            "font.size": 10.5,
-            "axes.titlesize": 11,
+            "font.size": 10,
+            "axes.titlesize": 10.5,
             "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -44,7 +44,7 @@ def apply() -> None:
             "grid.color": "#dddddd",
             "grid.linewidth": 0.6,
             "legend.frameon": False,
-            "legend.fontsize": 9.5,
+            "legend.fontsize": 9,
             "lines.linewidth": 1.8,
             "xtick.color": "#444444",
             "ytick.color": "#444444",
