@@ -22,10 +22,11 @@ LOW_CONTRAST = """
     return stack.reverse().reduce((under, c) => over(c, under), [255, 255, 255, 1]);
   };
   const low = [];
-  const texts = "article :is(p, li, h1, h2, h3, td, th, a, code, dt)";
+  const texts = "article :is(p, li, h1, h2, h3, td, th, a, code, dt, figcaption, span)";
   for (const e of document.querySelectorAll(texts)) {
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.checkVisibility() || e.closest("svg, .headerlink, .sd-badge")) continue;
+    const apart = e.closest("svg, mjx-container, .highlight, .headerlink, .sd-badge");
+    if (!own || apart || !e.checkVisibility()) continue;
     const style = getComputedStyle(e), back = behind(e);
     const [a, b] = [light(over(rgba(style.color), back)), light(back)].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05), large = parseFloat(style.fontSize) >= 24;
