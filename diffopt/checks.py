@@ -1,10 +1,10 @@
 """Checks of arguments, made when a function is called or traced."""
 
-import numbers
 import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "as_float",
@@ -12,6 +12,7 @@ __all__ = [
     "check_axis",
     "check_choice",
     "check_positive",
+    "check_range",
     "check_shape",
     "working_dtype",
 ]
@@ -19,9 +20,10 @@ __all__ = [
 
 def as_float(x, name):
     """Return `x` as an array of a floating type; integers become the default one."""
-    if isinstance(x, (str, bytes)) or x is None:
-        raise TypeError(f"{name} must be an array of real numbers, got {x!r}")
-    x = jnp.asarray(x)
+    try:
+        x = jnp.asarray(x)
+    except TypeError:
+        raise TypeError(f"{name} must be an array of real numbers, got {x!r}") from None
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
@@ -48,20 +50,18 @@ def check_choice(value, choices, name):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_range(value, low, high, name):
+    """Raise if `value` is known, not traced, and does not lie in [low, high]."""
+    if not isinstance(value, jax.core.Tracer):
+        known = np.asarray(value)
+        if not ((known >= low) & (known <= high)).all():
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+
+
 def check_positive(value, name):
     """Raise if `value` is known, not traced, and not positive."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"{name} must be a positive number, got {value!r}")
-    if isinstance(value, numbers.Real):
-        positive = value > 0
-    else:
-        positive = bool((jnp.asarray(value) > 0).all())
-    if not positive:
-        raise ValueError(
-            f"{name} must be positive, got {value}; for the hard limit use a small one"
-        )
+    if not isinstance(value, jax.core.Tracer) and not (np.asarray(value) > 0).all():
+        raise ValueError(f"{name} must be positive, got {value}; a small one is near hard")
 
 
 def check_shape(x, shape, name, like):

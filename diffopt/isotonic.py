@@ -170,7 +170,7 @@ def _solve_l2_jvp(primals, tangents):
         return (v, block), (block_mean(dy, block), no_tangent(block))
     dv = sum_tangents(
         None if is_zero(dy) else weights * dy,
-        None if is_zero(dweights) else (y - v) * dweights,
+        None if is_zero(dweights) else jnp.where(jnp.isfinite(y), y - v, 0) * dweights,
     )
     return (v, block), (block_sum(dv, block) / block_sum(weights, block), no_tangent(block))
 

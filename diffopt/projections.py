@@ -15,6 +15,7 @@ __all__ = ["project_permutahedron"]
 _INT = jnp.dtype("int32")
 _sort_kernel = Kernel("sort_descending", parallel.sort_descending, lambda x, where: (x, _INT))
 _kernel = Kernel("project", parallel.project, lambda theta, w, where: (theta, _INT, _INT))
+_L2, _LOG_KL, _KL = 0, 1, 2  # the flags of the kernel
 NO_MASK = jnp.zeros(0, bool)
 
 
@@ -105,31 +106,32 @@ def from_last(x, like, axis):
 def project_sorted(theta, w, where, regularization):
     """Project `theta` onto the permutahedron of decreasing `w`; masked items become zero."""
     if regularization == "l2":
-        return _solve(theta, w, where, False, True)[0]
-    return _project_kl(theta, w, where)[0]
+        return _solve(theta, w, where, _L2, True)[0]
+    return _solve_kl(theta, w, where)[0]
 
 
 def soft_sort_sorted(theta, w, where, regularization):
     """Project decreasing `theta` onto the permutahedron of `w`, in logarithms for KL."""
-    kl = regularization == "kl"
-    return _solve(jnp.broadcast_to(theta, w.shape) if kl else theta, w, where, kl, False)[0]
+    if regularization == "l2":
+        return _solve(theta, w, where, _L2, False)[0]
+    return _solve(jnp.broadcast_to(theta, w.shape), w, where, _LOG_KL, False)[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _solve(theta, w, where, kl, items):
-    """Return the solution and its partition.
+def _solve(theta, w, where, how, items):
+    """Return the solution for L2, or the logarithm of that for KL, and its partition.
 
     Where `items`, theta and the solution lie in the order of the items, and decreasing w in that
-    of the places. Otherwise it is the other way round. Of the four cases, that of KL and items is
-    differentiated by :func:`_project_kl` instead.
+    of the places. Otherwise it is the other way round.
     """
-    return tuple(_kernel(theta, w, where, flags=(kl, items)))
+    return tuple(_kernel(theta, w, where, flags=(how, items)))
 
 
 @functools.partial(_solve.defjvp, symbolic_zeros=True)
-def _solve_jvp(kl, items, primals, tangents):
+def _solve_jvp(how, items, primals, tangents):
     theta, w, where = primals
-    out, order, block = _solve(theta, w, where, kl, items)
+    out, order, block = _solve(theta, w, where, how, items)
+    kl = how == _LOG_KL
     dtheta, dw = (None if is_zero(t) else t for t in tangents[:2])
     if where.size and not items and dw is not None:
         dw = jnp.where(where, dw, 0)
@@ -155,17 +157,15 @@ def first_places(where):
 
 
 @jax.custom_jvp
-def _project_kl(theta, w, where):
+def _solve_kl(theta, w, where):
     """Return the KL projection itself, not its logarithm, so that `w` may hold zeros."""
-    log_mu, order, block = _solve(theta, jnp.log(w), where, True, True)
-    mu = jnp.exp(log_mu)
-    return jnp.where(where, mu, 0) if where.size else mu, order, block
+    return tuple(_kernel(theta, w, where, flags=(_KL, True)))
 
 
-@functools.partial(_project_kl.defjvp, symbolic_zeros=True)
-def _project_kl_jvp(primals, tangents):
+@functools.partial(_solve_kl.defjvp, symbolic_zeros=True)
+def _solve_kl_jvp(primals, tangents):
     theta, w, where = primals
-    mu, order, block = _project_kl(theta, w, where)
+    mu, order, block = _solve_kl(theta, w, where)
     dtheta, dw = (None if is_zero(t) else t for t in tangents[:2])
     active = jnp.isfinite(theta) & where if where.size else jnp.isfinite(theta)
     p = block_softmax(jnp.where(active, theta, 0), block, order, True)

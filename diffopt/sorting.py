@@ -9,7 +9,8 @@ Arguments that all functions share:
 - `values` of shape [..., n, ...], real numbers to compare along `axis`;
 - `epsilon`, the strength of the relaxation in the units of `values`: small is close to the hard
   operator, large is close to constant; a number, or an array that broadcasts to `values`;
-- `regularization`, ``"l2"`` (exactly hard for small `epsilon`) or ``"kl"`` (smooth, never quite);
+- `regularization`, ``"l2"`` (piecewise linear) or ``"kl"`` (curved); both are exactly hard for
+  small `epsilon`, but for the mask of :func:`soft_top_k`, which ``"kl"`` never makes hard;
 - `where`, a mask of the shape of `values`: masked items take no part.
 """
 
@@ -25,7 +26,9 @@ from diffopt.checks import (
     check_axis,
     check_choice,
     check_positive,
+    check_range,
     check_shape,
+    working_dtype,
 )
 from diffopt.projections import (
     NO_MASK,
@@ -54,8 +57,9 @@ def _prepare(values, epsilon, regularization, axis, where, name="values"):
     values = as_float(values, name)
     axis = check_axis(values, axis, name)
     check_choice(regularization, ("l2", "kl"), "regularization")
-    check_positive(epsilon, "epsilon")
+    known = epsilon
     epsilon = as_float(epsilon, "epsilon")
+    check_positive(known, "epsilon")
     if epsilon.ndim:
         epsilon = check_shape(epsilon, values.shape, "epsilon", name)
     where = NO_MASK if where is None else as_mask(where, values.shape, name)
@@ -130,7 +134,7 @@ def _soft_sort(values, epsilon, where, regularization, axis, descending):
     rho = jnp.arange(x.shape[-1], 0, -1, dtype=x.dtype)
     theta = jnp.broadcast_to(rho, epsilon.shape) / epsilon if epsilon.ndim else rho / epsilon
     out = soft_sort_sorted(theta, x if descending else -x, where, regularization)
-    return from_last(out if descending else -out, values, axis)
+    return from_last(out if descending else 0 - out, values, axis)
 
 
 def _axis_last(values, epsilon, where, axis):
@@ -342,9 +346,8 @@ def soft_quantile(values, q, *, epsilon=1.0, regularization="l2", axis=-1, where
     3.0
     """
     values, epsilon, axis, where = _prepare(values, epsilon, regularization, axis, where)
-    q = as_float(q, "q")
-    if not isinstance(q, jax.core.Tracer) and not bool(((q >= 0) & (q <= 1)).all()):
-        raise ValueError(f"q must lie in [0, 1], got {q}")
+    known, q = q, as_float(q, "q")
+    check_range(known, 0, 1, "q")
     if values.shape[axis] == 0:
         raise ValueError("values must have at least one item along axis to have a quantile")
     return _soft_quantile(values, q, epsilon, where, regularization, axis)
@@ -361,11 +364,11 @@ def _soft_quantile(values, q, epsilon, where, regularization, axis):
 
     def one(q):
         at = q.astype(ordered.dtype) * last.astype(ordered.dtype)
-        low = jax.lax.stop_gradient(jnp.clip(jnp.floor(at), 0, jnp.maximum(last - 1, 0)))
-        here = low.astype(jnp.int32)[..., None]
+        low = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, jnp.maximum(last - 1, 0))
+        here = low[..., None]
         left = jnp.take_along_axis(ordered, here, -1)[..., 0]
         right = jnp.take_along_axis(ordered, jnp.minimum(here + 1, last[..., None]), -1)[..., 0]
-        return left + (at - low) * (right - left)
+        return left + (at - low.astype(at.dtype)) * (right - left)
 
     out = jax.vmap(one)(q.reshape(-1))
     return out.reshape(*q.shape, *ordered.shape[:-1]).astype(values.dtype)
@@ -539,7 +542,7 @@ def _spearman_loss(values, target, epsilon, where, regularization, axis):
         n = kept.sum(-1, dtype=x.dtype)
     else:
         n = jnp.asarray(x.shape[-1], x.dtype)
-    pairs = jnp.where(n > 1, n * (n * n - 1), 1)
+    pairs = jnp.where(n > 1, n * (n * n - 1), jnp.inf)
     return (6 * (difference * difference).sum(-1) / pairs).astype(values.dtype)
 
 
@@ -602,7 +605,8 @@ def soft_least_trimmed_squares(
 
 @functools.partial(jax.jit, static_argnames=("k", "regularization", "axis"))
 def _soft_least_trimmed_squares(residuals, epsilon, where, k, regularization, axis):
-    losses = residuals * residuals / 2
+    r = residuals.astype(working_dtype(residuals.dtype))
+    losses = r * r / 2
     ordered = to_last(_soft_sort(losses, epsilon, where, regularization, axis, False), axis)
     if where.size:
         items = jnp.moveaxis(where, axis, -1).sum(-1, keepdims=True, dtype=jnp.int32)

@@ -8,15 +8,23 @@ XLA operations (:mod:`diffopt.kernels.parallel`). :func:`set_backend` forces one
 import contextlib
 import functools
 import importlib.util
+import inspect
 import os
 
 import jax
+import jax._src.dispatch
 import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 __all__ = ["Kernel", "get_backend", "set_backend", "use_backend"]
 
+# How a batch is partitioned depends on the devices: JAX must know them when it lowers a kernel, and
+# may not reuse the result for others. The first of these has no public name.
+_NEED_DEVICES = getattr(jax._src.dispatch, "prim_requires_devices_during_lowering", None)
+_CACHEABLE = "cacheable" in inspect.signature(mlir.register_lowering).parameters
 _BACKENDS = ("auto", "native", "xla")
 _backend = os.environ.get("DIFFOPT_KERNELS", "auto")
 if _backend not in _BACKENDS:
@@ -117,9 +125,11 @@ class Kernel:
         self.primitive.def_abstract_eval(self._result_types)
         batching.primitive_batchers[self.primitive] = self._batch
         mlir.register_lowering(self.primitive, mlir.lower_fun(self._run_parallel, True))
-        mlir.register_lowering(
-            self.primitive, mlir.lower_fun(self._run_on_cpu, True), platform="cpu"
-        )
+        options = {"cacheable": False} if _CACHEABLE else {}
+        run_on_cpu = mlir.lower_fun(self._run_on_cpu, True)
+        mlir.register_lowering(self.primitive, run_on_cpu, platform="cpu", **options)
+        if _NEED_DEVICES is not None:
+            _NEED_DEVICES.add(self.primitive)
         if transpose_flags is not None:
             ad.primitive_jvps[self.primitive] = self._jvp
             ad.primitive_transposes[self.primitive] = self._transpose
@@ -148,13 +158,13 @@ class Kernel:
     def _run_on_cpu(self, *operands, flags):
         if get_backend() == "xla" or not _has_numba():
             return self._run_parallel(*operands, flags=flags)
-        from diffopt.kernels import bridge
-
         results = self._result_types(*operands, flags=flags)
+        run = functools.partial(_call_native, self.name, [x.dtype for x in results])
         if flags:
             operands = (*operands, jnp.array(flags, jnp.int32))
-        name = bridge.target(self.name, [x.dtype for x in operands], [x.dtype for x in results])
-        return jax.ffi.ffi_call(name, results)(*operands)
+        if _NEED_DEVICES is None or len(results[0].shape) == 1:
+            return run(*operands)
+        return _by_batch(run, operands, results)
 
     def _batch(self, operands, axes, *, flags):
         pairs = list(zip(operands, axes, strict=True))
@@ -167,7 +177,7 @@ class Kernel:
     def _jvp(self, primals, tangents, *, flags):
         results = self.primitive.bind(*primals, flags=flags)
         if isinstance(tangents[0], ad.Zero):
-            return results, [ad.Zero.from_primal_value(x) for x in results]
+            return results, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
         return results, self.primitive.bind(tangents[0], *primals[1:], flags=flags)
 
     def _transpose(self, cotangents, x, *rest, flags):
@@ -183,6 +193,39 @@ class Kernel:
 @functools.cache
 def _jit(primitive):
     return jax.jit(primitive.bind, static_argnames="flags")
+
+
+def _call_native(name, dtypes, *operands):
+    from diffopt.kernels import bridge
+
+    batch = max((x.shape[:-1] for x in operands), key=len)
+    results = [jax.ShapeDtypeStruct((*batch, operands[0].shape[-1]), d) for d in dtypes]
+    target = bridge.target(name, [x.dtype for x in operands], dtypes)
+    return tuple(jax.ffi.ffi_call(target, results)(*operands))
+
+
+def _by_batch(run, operands, results):
+    """Call `run`, which the partitioner cannot look into, and let it shard the batch."""
+    batch = " ".join(f"b{i}" for i in range(len(results[0].shape) - 1))
+
+    def dims(x):
+        core = f"n{x.shape[-1]}"
+        return f"{batch} {core}" if len(x.shape) > 1 else core
+
+    cores = dict.fromkeys(f"n{x.shape[-1]}" for x in operands)  # in order of appearance
+    rule = " -> ".join(", ".join(map(dims, xs)) for xs in (operands, results))
+
+    def partition(mesh, operands, results):
+        return mesh, run, tuple(map(_whole_rows, results)), tuple(map(_whole_rows, operands))
+
+    sharded = custom_partitioning(lambda *xs: run(*xs))
+    sharded.def_partition(partition, sharding_rule=rule, need_replication_factors=tuple(cores))
+    return sharded(*operands)
+
+
+def _whole_rows(x):
+    batch = (*x.sharding.spec, *[None] * x.ndim)[: x.ndim - 1]
+    return NamedSharding(x.sharding.mesh, PartitionSpec(*batch, None))
 
 
 def _drop(shape, axis):

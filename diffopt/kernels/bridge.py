@@ -60,11 +60,8 @@ def _rows(buffer, dtype):
 
 def _api_version():
     header = Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text()
-    major, minor = (
-        int(re.search(rf"define XLA_FFI_API_{part} (\d+)", header)[1])
-        for part in ("MAJOR", "MINOR")
-    )
-    return major | minor << 32
+    version = dict(re.findall(r"define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header))
+    return int(version["MAJOR"]) | int(version["MINOR"]) << 32
 
 
 def _source(name, operand_dtypes, result_dtypes):
@@ -99,7 +96,8 @@ def _load(key, source):
     """
     text = "".join([source, Path(native.__file__).read_text(), Path(__file__).read_text()])
     digest = hashlib.sha256(f"{text}{numba.__version__}".encode()).hexdigest()[:16]
-    for folder in (Path(__file__).parent / "__pycache__", Path(tempfile.gettempdir(), "diffopt")):
+    here, home = Path(__file__).parent / "__pycache__", Path("~/.cache/diffopt").expanduser()
+    for folder in (here, home, Path(tempfile.mkdtemp())):
         path = folder / f"{key}_{digest}.py"
         try:
             if not path.exists():
@@ -111,6 +109,7 @@ def _load(key, source):
         except OSError:
             continue
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -128,6 +127,5 @@ def target(name, operand_dtypes, result_dtypes):
         if key not in _HANDLERS:
             handler = _load(key, _source(name, operand_dtypes, result_dtypes))
             jax.ffi.register_ffi_target(key, jax.ffi.pycapsule(handler.address), platform="cpu")
-            jax.ffi.register_ffi_target_as_batch_partitionable(key)
             _HANDLERS[key] = handler
     return key

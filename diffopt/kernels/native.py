@@ -308,55 +308,63 @@ def _solve_l2(s, w, lo, hi, total, block):
 
 
 @_jit
-def _solve_kl(s, w, lo, hi, first, sums, block):
-    for b in range(_pool_kl(w, s, lo, hi, first, sums)):
-        s_log, w_log = np.log(sums[3, b]), np.log(sums[1, b])
-        for k in range(first[b], first[b + 1]):
-            s[k] = ((s[k] - sums[2, b]) - s_log) + (sums[0, b] + w_log)
-            block[k] = first[b]
+def _solve_kl(s, log_w, w, lo, hi, primal, first, sums, block):
+    """Write the logarithm of the solution, or, where `primal`, the solution itself."""
+    for b in range(_pool_kl(log_w, s, lo, hi, first, sums)):
+        start, stop = first[b], first[b + 1]
+        s_log, w_log, w_sum = np.log(sums[3, b]), np.log(sums[1, b]), 0.0
+        if primal:
+            for k in range(start, stop):
+                w_sum += w[k]
+        for k in range(start, stop):
+            share = (s[k] - sums[2, b]) - s_log
+            s[k] = np.exp(share) * w_sum if primal else share + (sums[0, b] + w_log)
+            block[k] = start
 
 
 @_jit
-def _tie(s, w, lo, hi, kl, block):
-    """Freeze tied infinite items at the mean of their `w` (of its exponential for KL)."""
+def _tie(s, w, lo, hi, log, block):
+    """Freeze tied infinite items at the mean of their `w` (of its exponential, where `log`)."""
     total = 0.0
     for k in range(lo, hi):
-        total += np.exp(w[k] - w[lo]) if kl else w[k]
+        total += np.exp(w[k] - w[lo] if w[k] != w[lo] else 0.0) if log else w[k]
     for k in range(lo, hi):
-        s[k] = w[lo] + np.log(total / (hi - lo)) if kl else total / (hi - lo)
+        s[k] = w[lo] + np.log(total / (hi - lo)) if log else total / (hi - lo)
         block[k] = -1 - lo
 
 
 @_jit
-def _solve(s, w, m, kl, total, first, sums, block):
+def _solve(s, w, m, how, scratch, first, sums, block):
     head, tail = 0, m
     while head < m and s[head] == np.inf:
         head += 1
     while tail > head and s[tail - 1] == -np.inf:
         tail -= 1
-    _tie(s, w, 0, head, kl, block)
-    _tie(s, w, tail, m, kl, block)
-    if kl:
-        _solve_kl(s, w, head, tail, first, sums, block)
-    else:
-        _solve_l2(s, w, head, tail, total, block)
+    _tie(s, w, 0, head, how == 1, block)
+    _tie(s, w, tail, m, how == 1, block)
+    if how == 0:
+        _solve_l2(s, w, head, tail, scratch, block)
+        return
+    for k in range(head, tail):
+        scratch[k] = np.log(w[k]) if how == 2 else w[k]
+    _solve_kl(s, scratch, w, head, tail, how == 2, first, sums, block)
 
 
 @_jit
 def project(theta, w, where, flags, out, order, block):
-    """Project onto the permutahedron, in logarithms for KL; also return the partition.
+    """Project onto the permutahedron, and return the partition too.
 
-    Blocks of infinite and of dropped items are frozen: their start is -1 - k instead of k.
-    ``flags = (kl, items)``: where `items`, theta is to be sorted and w is decreasing, and the
-    solution lies in the order of theta. Otherwise theta is decreasing and w is to be sorted, and
-    the solution lies in sorted order.
+    ``flags = (how, items)``. `how` is 0 for L2, 1 for KL in logarithms, of `w` and of the
+    solution, and 2 for KL itself. Where `items`, theta is to be sorted and w is decreasing, and
+    the solution lies in the order of theta. Otherwise theta is decreasing and w is to be sorted,
+    and the solution lies in sorted order. Blocks of infinite and of dropped items are frozen:
+    their start is -1 - k instead of k.
     """
-    kl, items = flags[0, 0] != 0, flags[0, 1] != 0
+    how, items = flags[0, 0], flags[0, 1] != 0
     n = out.shape[1]
     keys, code = np.empty(n, out.dtype), np.empty(n, np.int64)
     scratch = np.empty(0 if out.itemsize == 8 else n, np.int64)
-    first, sums = np.empty(n + 1 if kl else 0, np.int64), np.empty((4, n if kl else 0))
-    total = code.view(np.float64)
+    first, sums = np.empty(n + 1 if how else 0, np.int64), np.empty((4, n if how else 0))
     for r in range(out.shape[0]):
         unsorted = _row(theta, r) if items else _row(w, r)
         other = _row(w, r) if items else _row(theta, r)
@@ -369,13 +377,13 @@ def project(theta, w, where, flags, out, order, block):
             continue
         _fill(block[r], m, n, -1 - m)
         if items:
-            _solve(keys, other, m, kl, total, first, sums, block[r])
+            _solve(keys, other, m, how, code.view(np.float64), first, sums, block[r])
             for k in range(n):
                 result[item[k]] = keys[k] if k < m else 0.0
         else:
             for k in range(n):
                 result[k] = other[k] if k < m else 0.0
-            _solve(result, keys, m, kl, total, first, sums, block[r])
+            _solve(result, keys, m, how, code.view(np.float64), first, sums, block[r])
 
 
 # --- within the blocks of a partition -------------------------------------------------------------
@@ -434,7 +442,7 @@ def block_softmax(x, order, block, flags, out):
                 high = max(high, source[item[k] if items else k])
             for k in range(lo, hi):
                 at = item[k] if items else k
-                share = np.exp(source[at] - high) if high > -np.inf else 1.0
+                share = np.exp(source[at] - high) if source[at] != high else 1.0
                 target[at] = share
                 total += share
             for k in range(lo, hi):

@@ -10,23 +10,50 @@ beyond its own value. Hence log2(n) merges of logarithmic depth each.
 import jax.numpy as jnp
 from jax import lax
 
-# A sum of blocks is kept as a pair; `value` maps it to the block's solution.
+# How to pool, for each divergence: sums of blocks are kept as a pair. `value` maps a pair to the
+# solution on it; `excess` and `deficit` say how far the pair pulls a level x up and down.
 
 
-def _add_l2(a, b):
-    return a[0] + b[0], a[1] + b[1]
+class _L2:
+    nothing = 0.0
+
+    @staticmethod
+    def add(a, b):
+        return a[0] + b[0], a[1] + b[1]
+
+    @staticmethod
+    def value(a):
+        return a[0] / a[1]
+
+    @staticmethod
+    def excess(a, x):
+        return a[0] - x * a[1]
+
+    @staticmethod
+    def deficit(a, x):
+        return x * a[1] - a[0]
 
 
-def _value_l2(a):
-    return a[0] / a[1]
+class _KL:
+    """All in logarithms."""
 
+    nothing = -jnp.inf
 
-def _add_kl(a, b):
-    return jnp.logaddexp(a[0], b[0]), jnp.logaddexp(a[1], b[1])
+    @staticmethod
+    def add(a, b):
+        return jnp.logaddexp(a[0], b[0]), jnp.logaddexp(a[1], b[1])
 
+    @staticmethod
+    def value(a):
+        return a[0] - a[1]
 
-def _value_kl(a):
-    return a[0] - a[1]
+    @staticmethod
+    def excess(a, x):
+        return a[0] + jnp.log(jnp.maximum(-jnp.expm1(x - (a[0] - a[1])), 0))
+
+    @staticmethod
+    def deficit(a, x):
+        return x + a[1] + jnp.log(jnp.maximum(-jnp.expm1((a[0] - a[1]) - x), 0))
 
 
 def _choose(condition, a, b):
@@ -45,11 +72,11 @@ def _first_true(test, lo, hi, steps):
     return lax.fori_loop(0, steps, halve, (lo, hi))[0]
 
 
-def _isotonic(leaves, add, value):
+def _isotonic(leaves, rule):
     """Increasing solution of pooled `leaves` (a pair of arrays) and where each block starts."""
     n = leaves[0].size
     if n == 0:
-        return value(leaves), jnp.zeros(0, jnp.int32)
+        return rule.value(leaves), jnp.zeros(0, jnp.int32)
     levels = (n - 1).bit_length()
     place = jnp.arange(n, dtype=jnp.int32)
 
@@ -65,43 +92,46 @@ def _isotonic(leaves, add, value):
             at = jnp.clip(at, 0, n - 1)
             return pair[0][at], pair[1][at]
 
-        # To test a block of L: pool what follows it in L and the items of R below its value.
-        # To test a block of R: pool what leads up to it in R and the items of L above its value.
+        # A block of L joins if what follows it in L pulls its level up by less than the items of R
+        # below it pull it down; a block of R, the other way round.
         start, stop = jnp.where(left, mid, lo), jnp.where(left, hi, mid)
         beyond = _first_true(
             lambda at: jnp.where(left, x[at] >= x, x[at] > x), start, stop, level + 1
         )
-        opposite = jnp.where(left, beyond > mid, beyond < mid)
-        own = _choose(left, take(suffix, block), take(prefix, end))
-        mean = value(add(own, _choose(left, take(prefix, beyond - 1), take(suffix, beyond))))
-        pooled = opposite & jnp.where(left, mean < x, mean > x)
+        above = take(suffix, jnp.where(left, end + 1, beyond))
+        below = take(prefix, jnp.where(left, beyond, block) - 1)
+        no_above = jnp.where(left, end + 1 >= mid, beyond >= mid)
+        no_below = jnp.where(left, beyond <= mid, block <= mid)
+        up = jnp.where(no_above, rule.nothing, rule.excess(above, x))
+        down = jnp.where(no_below, rule.nothing, rule.deficit(below, x))
+        pooled = jnp.where(left, ~no_below & (up < down), ~no_above & (down < up))
 
         first = _first_true(lambda at: pooled[at], lo, mid, level + 1)
         last = _first_true(lambda at: ~pooled[at], mid, hi, level + 1)
-        level_value = value(add(take(suffix, first), take(prefix, last - 1)))
+        level_value = rule.value(rule.add(take(suffix, first), take(prefix, last - 1)))
         inside = pooled & (first < mid) & (last > mid)
         x = jnp.where(inside, level_value, x)
         block, end = jnp.where(inside, first, block), jnp.where(inside, last - 1, end)
 
         # The sums over each prefix and suffix of the merged half.
-        prefix = _choose(left, prefix, add(take(prefix, mid - 1), prefix))
-        suffix = _choose(left & (mid < n), add(suffix, take(suffix, mid)), suffix)
+        prefix = _choose(left, prefix, rule.add(take(prefix, mid - 1), prefix))
+        suffix = _choose(left & (mid < n), rule.add(suffix, take(suffix, mid)), suffix)
         return x, prefix, suffix, block, end
 
-    state = value(leaves), leaves, leaves, place, place
+    state = rule.value(leaves), leaves, leaves, place, place
     x, _, _, block, _ = lax.fori_loop(0, levels, merge, state)
     return x, block
 
 
 def isotonic_l2(y, weights, *, flags):
     mass = weights if weights.size else jnp.ones_like(y)
-    _, block = _isotonic((y * mass, mass), _add_l2, _value_l2)
+    _, block = _isotonic((y * mass, mass), _L2)
     out = _sum(y * mass, block) / _sum(mass, block)
     return _poison(out, y, weights), block
 
 
 def isotonic_kl(y, w, *, flags):
-    _, block = _isotonic((y, w), _add_kl, _value_kl)
+    _, block = _isotonic((y, w), _KL)
     return _poison(_log_sum(y, block) - _log_sum(w, block), y, w), block
 
 
@@ -116,27 +146,29 @@ def sort_descending(values, where, *, flags):
 
 
 def project(theta, w, where, *, flags):
-    kl, items = flags
+    how, items = flags
     sorted_values, order = sort_descending(theta if items else w, where, flags=())
     s, w = (sorted_values, w) if items else (theta, sorted_values)
     place = jnp.arange(s.size, dtype=jnp.int32)
     kept = where.sum(dtype=jnp.int32) if where.size else jnp.int32(s.size)
     s = jnp.where(place < kept, s, -jnp.inf)
-    if kl:
-        _, block = _isotonic((w, s), _add_kl, _value_kl)
+    if how == 0:
+        _, block = _isotonic((w - s, jnp.ones_like(s)), _L2)
     else:
-        _, block = _isotonic((w - s, jnp.ones_like(s)), _add_l2, _value_l2)
+        _, block = _isotonic((jnp.log(w) if how == 2 else w, s), _KL)
     infinite = (s == -jnp.inf).sum(dtype=jnp.int32)
     block = jnp.where(s == jnp.inf, 0, jnp.where(s == -jnp.inf, s.size - infinite, block))
     block = jnp.where(place < kept, block, kept)
     frozen = jnp.isinf(s)
     s = jnp.where(frozen, 0, s)
     s = s - s[block]
-    if kl:
-        out = s - _log_sum(s, block) + _log_sum(w, block)
-    else:
+    if how == 0:
         size = _sum(jnp.ones_like(s), block)
         out = s - _sum(s, block) / size + _sum(w, block) / size
+    elif how == 1:
+        out = s - _log_sum(s, block) + _log_sum(w, block)
+    else:
+        out = _softmax(s, block) * _sum(w, block)
     out = _poison(jnp.where(place < kept, out, 0), sorted_values, w)
     block = jnp.where(frozen, -1 - block, block)
     return (jnp.zeros_like(out).at[order].set(out) if items else out), order, block
@@ -157,8 +189,7 @@ def block_sum(x, order, block, *, flags):
 def block_softmax(x, order, block, *, flags):
     (items,) = flags
     block = jnp.where(block < 0, -1 - block, block)
-    logits = x[order] if items else x
-    share = jnp.exp(logits - _log_sum(logits, block))
+    share = _softmax(x[order] if items else x, block)
     return jnp.zeros_like(share).at[order].set(share) if items else share
 
 
@@ -167,10 +198,20 @@ def _sum(x, block):
     return total[block]
 
 
-def _log_sum(x, block):
+def _exp(x, block):
+    """Return exponentials relative to the largest entry of each block, and that entry."""
     high = jnp.full_like(x, -jnp.inf).at[block].max(x, indices_are_sorted=True)[block]
-    high = jnp.where(jnp.isfinite(high), high, 0)
-    return jnp.log(_sum(jnp.exp(x - high), block)) + high
+    return jnp.exp(jnp.where(x == high, 0, x - high)), high
+
+
+def _softmax(x, block):
+    share, _ = _exp(x, block)
+    return share / _sum(share, block)
+
+
+def _log_sum(x, block):
+    share, high = _exp(x, block)
+    return jnp.log(_sum(share, block)) + high
 
 
 def _poison(out, *operands):
