@@ -81,3 +81,8 @@ def test_recorded_findings_say_what_the_chapter_says():
     hard = np.argsort(np.argsort(ranks["values"])) + 1
     np.testing.assert_array_equal(ranks["hard_ranks"], hard)
     assert all(abs(rows[-1] - hard).max() > 5e-4 for rows in map(np.array, ranks["ranks"].values()))
+    near = record["block_tolerance"]
+    assert near["epsilon"] < np.diff(near["values"]).item() < near["epsilon"] + 1e-9
+    merged = near["gradient_of_first_rank"]
+    assert merged["fast_soft_sort"] == merged["torchsort"] == [0.5, -0.5]
+    assert merged["softjax"] == [0.0, 0.0]

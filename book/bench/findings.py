@@ -1,4 +1,4 @@
-"""What the public snapshots of the peers return in two cases, recorded for the chapter.
+"""What the public snapshots of the peers return in three cases, recorded for the chapter.
 
 ``python -m book.bench.findings`` (peers installed) writes ``book/results/peer_findings.json``:
 inputs, outputs and versions. The chapter shows this library's numbers live beside them.
@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "peer_findings.json"
 COMMIT = "6a52ce79869ab16e1e0f39149a84f50f8ad648c5"
 VALUES = [1.0, -2.0, 2.0, 3.0, 0.5, -1.0]  # ranks in float32
 UNTIED = [2.9, 0.1, 1.2]  # derivatives: no gap equals a strength, so no kink
+NEARLY_TIED = [0.0, 1.0 + 5e-10]  # the gap exceeds strength one: ranks are hard, derivative zero
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 
@@ -87,6 +88,26 @@ def float32_ranks() -> dict:
     }
 
 
+def block_tolerance() -> dict:
+    """Derivative of the first of two L2 ranks whose blocks differ by less than 1e-9."""
+    x, first = np.array([NEARLY_TIED]), np.array([[1.0, 0.0]])
+    adapters = {name: peer for name, peer in load()[0].items() if name != OURS}
+    calls = {
+        name: peer.prepare(Case("soft_rank", "l2", 1.0), x, first).get("value+gradient")
+        for name, peer in adapters.items()
+    }
+    results = {name: call() for name, call in calls.items() if call}
+    return {
+        "values": NEARLY_TIED,
+        "epsilon": 1.0,
+        "regularization": "l2",
+        "ranks": {name: np.asarray(value)[0].tolist() for name, (value, _) in results.items()},
+        "gradient_of_first_rank": {
+            name: np.asarray(gradient)[0].tolist() for name, (_, gradient) in results.items()
+        },
+    }
+
+
 def main() -> None:
     """Write the file and print the largest errors."""
     jax.config.update("jax_enable_x64", True)
@@ -99,6 +120,7 @@ def main() -> None:
         "commits": {"google-research/fast-soft-sort": COMMIT},
         "entropic_sort_gradient": entropic_sort_gradient(),
         "float32_entropic_ranks": float32_ranks(),
+        "block_tolerance": block_tolerance(),
     }
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     gradient, ranks = record["entropic_sort_gradient"], record["float32_entropic_ranks"]
@@ -106,6 +128,8 @@ def main() -> None:
         errors = row["max_error"], row["max_error_with_the_input_set"]
         print("entropic sort, Jacobian error, and with the input set:", row["epsilon"], *errors)
     print("float32 entropic ranks, largest error:", ranks["max_error_at_smallest"])
+    tolerance = record["block_tolerance"]["gradient_of_first_rank"]
+    print("derivative of a hard rank, which is zero:", tolerance)
 
 
 if __name__ == "__main__":
