@@ -22,7 +22,7 @@ def as_float(x, name):
     """Return `x` as an array of a floating type; integers become the default one."""
     try:
         x = jnp.asarray(x)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"{name} must be an array of real numbers, got {x!r}") from None
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x

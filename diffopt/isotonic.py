@@ -168,9 +168,10 @@ def _solve_l2_jvp(primals, tangents):
     dy, dweights = tangents
     if weights.size == 0:
         return (v, block), (block_mean(dy, block), no_tangent(block))
+    gap = jnp.where(jnp.isfinite(y) & jnp.isfinite(v), y - v, 0)
     dv = sum_tangents(
         None if is_zero(dy) else weights * dy,
-        None if is_zero(dweights) else jnp.where(jnp.isfinite(y), y - v, 0) * dweights,
+        None if is_zero(dweights) else gap * dweights,
     )
     return (v, block), (block_sum(dv, block) / block_sum(weights, block), no_tangent(block))
 

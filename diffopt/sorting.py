@@ -593,7 +593,7 @@ def soft_least_trimmed_squares(
     --------
     >>> import jax.numpy as jnp
     >>> from diffopt import soft_least_trimmed_squares
-    >>> print(soft_least_trimmed_squares(jnp.array([1.0, -100.0, 1.0, 2.0]), 1, epsilon=0.01))
+    >>> print(soft_least_trimmed_squares(jnp.array([1.0, -10.0, 1.0, 2.0]), 1, epsilon=0.01))
     1.0
     """
     residuals, epsilon, axis, where = _prepare(
