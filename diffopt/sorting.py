@@ -10,7 +10,7 @@ Arguments that all functions share:
 - `epsilon`, the strength of the relaxation in the units of `values`: small is close to the hard
   operator, large is close to constant; a number, or an array that broadcasts to `values`;
 - `regularization`, ``"l2"`` (piecewise linear) or ``"kl"`` (curved); both are exactly hard for
-  small `epsilon`, but for the mask of :func:`soft_top_k`, which ``"kl"`` never makes hard;
+  small `epsilon`, but for the mask of ``soft_top_k``, which ``"kl"`` never makes hard;
 - `where`, a mask of the shape of `values`: masked items take no part.
 """
 
