@@ -141,9 +141,12 @@ class Page:
 
     def run(self, script):
         """The value of a script, of a promise once it is kept."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
+        options = {"awaitPromise": True, "returnByValue": True}
+        try:
+            answer = self.call("Runtime.evaluate", expression=script, **options)
+        except RuntimeError:  # the page was leading on to another one: ask that
+            time.sleep(0.5)
+            answer = self.call("Runtime.evaluate", expression=script, **options)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
         return answer["result"].get("value")
