@@ -122,7 +122,7 @@ CLAIM = {
     "claim": "ranks | better on 15 of 21",
     "where": "Table 1",
     "our_number": 0.123456,
-    "verdict": "holds in part",
+    "verdict": "partly",
     "link": "sorting-limits",
 }
 SPEED = {"operator": "soft_rank", "batch": 128, "n": 1000, "mode": "value"}
@@ -142,7 +142,7 @@ def test_scoreboard_shows_what_is_stored(tmp_path):
     page = front.scoreboard_markdown(tmp_path, ["sorting"])
     assert "1 claims of 1 paper" not in page and "1 claim of 1 paper" in page
     assert (
-        r"| ranks \| better on 15 of 21 <br> *Table 1* | 0.1235 | {bdg-warning}`holds in part`"
+        r"| ranks \| better on 15 of 21 <br> *Table 1* | 0.1235 | {bdg-warning}`partly`"
         in page
     )
     assert "{ref}`how <sorting-limits>`" in page and "10 minutes" in page and "jax 1" in page

@@ -21,7 +21,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 BOOK = Path(__file__).resolve().parents[1]
 PAGES = ("book/intro", "book/scoreboard")  # read again on every build
-BADGES = {"holds": "success", "holds in part": "warning", "does not hold": "danger"}
+BADGES = {"reproduced": "success", "partly": "warning", "not reproduced": "danger"}
 
 
 class Paper(NamedTuple):

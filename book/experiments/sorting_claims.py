@@ -4,7 +4,7 @@ import numpy as np
 
 from book.experiments.sorting_ranks import OTHERS, OURS
 
-PAPER = "Fast Differentiable Sorting and Ranking (arXiv 2002.08871)"
+PAPER = "blondel2020fast"
 LABELS = {
     "ridge": "ridge",
     "huber": "Huber",
