@@ -141,10 +141,7 @@ def test_scoreboard_shows_what_is_stored(tmp_path):
     (tmp_path / "bench_sorting.json").write_text(json.dumps(bench))
     page = front.scoreboard_markdown(tmp_path, ["sorting"])
     assert "1 claims of 1 paper" not in page and "1 claim of 1 paper" in page
-    assert (
-        r"| ranks \| better on 15 of 21 <br> *Table 1* | 0.1235 | {bdg-warning}`partly`"
-        in page
-    )
+    assert r"| ranks \| better on 15 of 21 <br> *Table 1* | 0.1235 | {bdg-warning}`partly`" in page
     assert "{ref}`how <sorting-limits>`" in page and "10 minutes" in page and "jax 1" in page
     assert "| 128 × 1,000 | 1.50× (least 1.50×) |" in page and "a CPU" in page
     assert page.count("{cite:p}") == 15
