@@ -1,7 +1,7 @@
 """Differentiable optimisation: discrete and constrained decisions as layers with gradients."""
 
 from diffopt.isotonic import isotonic_kl, isotonic_l2
-from diffopt.projections import project_permutahedron
+from diffopt.permutahedron import project_permutahedron
 from diffopt.sorting import (
     hard_rank_epsilon,
     soft_least_trimmed_squares,

@@ -30,7 +30,7 @@ from diffopt.checks import (
     check_shape,
     working_dtype,
 )
-from diffopt.projections import (
+from diffopt.permutahedron import (
     NO_MASK,
     from_last,
     project_sorted,

@@ -27,7 +27,16 @@ TOP_LEVEL = {
 
 # Imports point down: the base, then pieces, then the modules named after papers.
 BASE = {"kernels", "checks"}
-PIECES = {"isotonic", "projections", "regularizers", "sinkhorn", "sparse_linear", "hypergradient"}
+PIECES = {
+    "isotonic",
+    "permutahedron",
+    "projections",
+    "transport",
+    "regularizers",
+    "sinkhorn",
+    "sparse_linear",
+    "hypergradient",
+}
 PAPERS_MAY_IMPORT = {
     "structured": {"fenchel_young"},
     "continuous": {"fenchel_young"},

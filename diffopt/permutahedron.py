@@ -1,4 +1,4 @@
-r"""Projections onto convex sets, with their derivatives."""
+r"""Projection onto the permutahedron, with its derivatives."""
 
 import functools
 
