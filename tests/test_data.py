@@ -81,6 +81,34 @@ def test_known_rows_of_the_regression_tables():
     assert data.load_regression("boston")[0].shape == (506, 12)
 
 
+@pytest.mark.parametrize("name", data.ORDINAL)
+def test_ordinal(name):
+    features, levels = data.load_ordinal(name)
+    assert features.ndim == 2 and levels.shape == features.shape[:1] and levels.dtype == np.int64
+    assert np.isfinite(features).all() and (features.std(axis=0) > 0).all()
+    assert set(levels) == set(range(7 if name == "anes96" else 5))
+    assert np.bincount(levels).min() > 0.03 * len(levels)
+
+
+def test_levels_follow_the_measurements():
+    targets = data.load_regression("autompg")[1]
+    levels = data.load_ordinal("autompg", num_levels=3)[1]
+    for lower, upper in [(0, 1), (1, 2)]:
+        assert targets[levels == lower].max() < targets[levels == upper].min()
+    features, levels = data.load_ordinal("machine")
+    assert features.shape == (209, 6) and features[0].tolist() == [125, 256, 6000, 256, 16, 128]
+    assert np.bincount(data.load_ordinal("anes96")[1]).tolist() == [200, 180, 108, 37, 94, 150, 175]
+
+
+def test_yeast_is_the_published_set():
+    features, labels = data.load_multilabel("yeast")
+    assert features.shape == (2417, 103) and features.dtype == np.float32
+    assert labels.shape == (2417, 14) and labels.dtype == np.int8
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-4)
+    assert set(np.unique(labels)) == {0, 1} and labels.sum(1).min() == 1
+    assert labels.sum(1).mean() == pytest.approx(4.237, abs=1e-3)  # the published cardinality
+
+
 @pytest.mark.parametrize(("part", "per_class"), [("train", 500), ("test", 100)])
 def test_fashion_mnist_is_balanced(part, per_class):
     images, labels = data.load_fashion_mnist(part)
@@ -93,6 +121,10 @@ def test_unknown_names_are_answered_with_the_known_ones():
         data.load_label_ranking("sushi")
     with pytest.raises(ValueError, match="boston.*got 'cadata'"):
         data.load_regression("cadata")
+    with pytest.raises(ValueError, match="abalone.*got 'wine'"):
+        data.load_ordinal("wine")
+    with pytest.raises(ValueError, match="yeast; got 'scene'"):
+        data.load_multilabel("scene")
     with pytest.raises(ValueError, match="part must be one of train, test"):
         data.load_fashion_mnist("validation")
 

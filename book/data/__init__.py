@@ -17,9 +17,13 @@ import numpy as np
 __all__ = [
     "DATA",
     "LABEL_RANKING",
+    "MULTILABEL",
+    "ORDINAL",
     "REGRESSION",
     "load_fashion_mnist",
     "load_label_ranking",
+    "load_multilabel",
+    "load_ordinal",
     "load_regression",
 ]
 
@@ -31,6 +35,10 @@ LABEL_RANKING = (
 ).split()
 
 REGRESSION = ("abalone", "autompg", "boston", "diabetes", "phones", "stackloss", "stars")
+
+MULTILABEL = ("yeast",)
+
+ORDINAL = ("abalone", "anes96", "autompg", "boston", "diabetes", "machine")
 
 
 def load_label_ranking(name):
@@ -75,6 +83,54 @@ def load_regression(name):
 
         return load_diabetes(return_X_y=True, scaled=False)
     return _read("regression", f"{name}/features", f"{name}/targets")
+
+
+def load_multilabel(name="yeast"):
+    """Load a multi-label set.
+
+    Parameters
+    ----------
+    name : str
+        One of `MULTILABEL`.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float32, shape ``(num_items, num_features)``.
+    labels : numpy.ndarray
+        int8, shape ``(num_items, num_labels)``; 1 where a label belongs to an item.
+    """
+    _check_name(name, MULTILABEL)
+    return _read("multilabel", f"{name}/features", f"{name}/labels")
+
+
+def load_ordinal(name, num_levels=5):
+    """Load a set for ordinal regression.
+
+    Parameters
+    ----------
+    name : str
+        One of `ORDINAL`. The targets of ``"anes96"`` are the seven levels of a scale; those of
+        the others are measurements, which are cut at their quantiles.
+    num_levels : int, optional
+        How many levels to cut a measurement into; the more it has ties, the less equal they are.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float64, shape ``(num_items, num_features)``, not standardised.
+    levels : numpy.ndarray
+        int64, shape ``(num_items,)``, in ``0..num_levels - 1`` (``0..6`` for ``"anes96"``).
+    """
+    _check_name(name, ORDINAL)
+    if name in ("anes96", "machine"):
+        features, targets = _read("ordinal", f"{name}/features", f"{name}/targets")
+    else:
+        features, targets = load_regression(name)
+    if name == "anes96":
+        return features, targets.astype(np.int64)
+    inner = np.quantile(targets, np.arange(1, num_levels) / num_levels)
+    return features, np.searchsorted(inner, targets, side="left")
 
 
 def load_fashion_mnist(part="train"):

@@ -92,6 +92,43 @@ def cut_regression(wheels):
     np.savez_compressed(HERE / "regression.npz", **arrays)
 
 
+def cut_ordinal(wheels):
+    """Two tables for ordinal regression; the target is a measurement, or a level of a scale."""
+    import sklearn
+
+    folder = Path(sklearn.__file__).parent / "datasets/tests/data/openml/id_561"
+    text = gzip.decompress((folder / "data-v1-dl-52739.arff.gz").read_bytes()).decode()
+    lines = text.split("@data", 1)[1].splitlines()
+    rows = [line.split(",") for line in lines if line.strip() and line[0] != "%"]
+    machine = np.array([row[1:] for row in rows], float)
+    with open_wheel(wheels, "statsmodels") as wheel:
+        text = wheel.read("statsmodels/datasets/anes96/anes96.csv").decode()
+    names, *rows = csv.reader(io.StringIO(text), delimiter="\t", quotechar="'")
+    votes = np.array(rows, float)
+    level = names.index("PID")
+    np.savez_compressed(
+        HERE / "ordinal.npz",
+        **{
+            "machine/features": machine[:, :-1],
+            "machine/targets": machine[:, -1],
+            "anes96/features": np.delete(votes, level, axis=1),
+            "anes96/targets": votes[:, level],
+        },
+    )
+
+
+def cut_multilabel(wheels):
+    """The 2,417 yeast genes: 103 features as float32, 14 functional classes as int8."""
+    with open_wheel(wheels, "river") as wheel:
+        text = gzip.decompress(wheel.read("river/datasets/yeast.csv.gz")).decode()
+    table = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1)
+    arrays = {
+        "yeast/features": table[:, :103].astype(np.float32),
+        "yeast/labels": table[:, 103:].astype(np.int8),
+    }
+    np.savez_compressed(HERE / "multilabel.npz", **arrays)
+
+
 def cut_fashion_mnist(folder):
     """Take the first 500 training and the first 100 test images of each of the ten classes."""
     arrays = {}
@@ -113,4 +150,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     cut_label_ranking(arguments.wheels)
     cut_regression(arguments.wheels)
+    cut_ordinal(arguments.wheels)
+    cut_multilabel(arguments.wheels)
     cut_fashion_mnist(arguments.fashion_mnist)
