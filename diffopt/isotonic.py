@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from diffopt.checks import as_float, check_axis, check_shape, working_dtype
 from diffopt.kernels import Kernel, parallel
-from diffopt.kernels.partition import block_mean, block_softmax, block_sum
+from diffopt.kernels.partition import block_expect, block_mean, block_sum
 
 __all__ = ["isotonic_kl", "isotonic_l2"]
 
@@ -186,8 +186,8 @@ def _solve_kl_jvp(primals, tangents):
     v, block = _solve_kl(*primals)
     (y, w), (dy, dw) = primals, tangents
     dv = sum_tangents(
-        None if is_zero(dy) else block_sum(block_softmax(y, block) * dy, block),
-        None if is_zero(dw) else -block_sum(block_softmax(w, block) * dw, block),
+        None if is_zero(dy) else block_expect(dy, y, block),
+        None if is_zero(dw) else -block_expect(dw, w, block),
     )
     return (v, block), (dv, no_tangent(block))
 

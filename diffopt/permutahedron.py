@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffopt.checks import as_float, check_axis, check_choice, working_dtype
 from diffopt.isotonic import is_zero, no_tangent, sum_tangents
 from diffopt.kernels import Kernel, parallel
-from diffopt.kernels.partition import block_center, block_mean, block_softmax, block_sum
+from diffopt.kernels.partition import block_center, block_expect, block_mean, block_sum, block_tilt
 
 __all__ = ["project_permutahedron"]
 
@@ -136,12 +136,11 @@ def _solve_jvp(how, items, primals, tangents):
     if where.size and not items and dw is not None:
         dw = jnp.where(where, dw, 0)
     if kl and dtheta is not None:
-        dtheta = dtheta - block_sum(block_softmax(theta, block) * dtheta, block)
+        dtheta = dtheta - block_expect(dtheta, theta, block)
     elif dtheta is not None:
         dtheta = block_center(dtheta, block, order, items=items)
     if kl and dw is not None:
-        q = block_softmax(w, block, order, True)
-        dw = block_sum(q * dw, block, order, from_items=True)
+        dw = block_expect(dw, w, block, order, z_items=True)
     elif dw is not None:
         dw = block_mean(dw, block, order, from_items=not items, to_items=items)
     dout = sum_tangents(dtheta, dw)
@@ -167,14 +166,12 @@ def _solve_kl_jvp(primals, tangents):
     theta, w, where = primals
     mu, order, block = _solve_kl(theta, w, where)
     dtheta, dw = (None if is_zero(t) else t for t in tangents[:2])
-    active = jnp.isfinite(theta) & where if where.size else jnp.isfinite(theta)
-    p = block_softmax(jnp.where(active, theta, 0), block, order, True)
     if dtheta is not None:
-        dtheta = jnp.where(active, dtheta, 0)
-        mean = block_sum(p * dtheta, block, order, from_items=True, to_items=True)
-        dtheta = mu * (dtheta - mean)
+        dtheta = block_tilt(dtheta, mu, block, order)
     if dw is not None:
-        dw = p * block_sum(dw, block, order, to_items=True)
+        active = jnp.isfinite(theta) & where if where.size else jnp.isfinite(theta)
+        z = jnp.where(active, theta, 0)
+        dw = block_expect(dw, z, block, order, z_items=True, adjoint=True)
         dw = jnp.where(where, dw, 0) if where.size else dw
     dmu = sum_tangents(dtheta, dw)
     return (mu, order, block), (dmu, no_tangent(order), no_tangent(block))

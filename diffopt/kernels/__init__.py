@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import inspect
+import operator
 import os
 
 import jax
@@ -114,11 +115,14 @@ class Kernel:
         From the operands' dtypes to the results' dtypes.
     transpose_flags : callable, optional
         For a kernel which is linear in its first operand: from its flags to its transpose's.
+    tangent : callable, optional
+        For such a kernel that depends on its second operand too: the derivative of the result in
+        that, ``tangent(operands, tangent of the second, flags)``.
     """
 
-    def __init__(self, name, parallel, result_dtypes, transpose_flags=None):
+    def __init__(self, name, parallel, result_dtypes, transpose_flags=None, tangent=None):
         self.name, self.parallel, self.result_dtypes = name, parallel, result_dtypes
-        self.transpose_flags = transpose_flags
+        self.transpose_flags, self.tangent = transpose_flags, tangent
         self.primitive = Primitive(f"diffopt_{name}")
         self.primitive.multiple_results = True
         self.primitive.def_impl(self._run_eagerly)
@@ -175,10 +179,16 @@ class Kernel:
         return results, [0] * len(results)
 
     def _jvp(self, primals, tangents, *, flags):
-        results = self.primitive.bind(*primals, flags=flags)
-        if isinstance(tangents[0], ad.Zero):
-            return results, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
-        return results, self.primitive.bind(tangents[0], *primals[1:], flags=flags)
+        (result,) = self.primitive.bind(*primals, flags=flags)
+        terms = []
+        if not isinstance(tangents[0], ad.Zero):
+            terms += self.primitive.bind(tangents[0], *primals[1:], flags=flags)
+        if self.tangent is not None and not isinstance(tangents[1], ad.Zero):
+            (x, z, *rest), dz = primals, tangents[1]
+            x, z, dz = (jnp.broadcast_to(v, result.shape) for v in (x, z, dz))
+            terms.append(self.tangent((x, z, *rest), dz, flags))
+        zero = ad.Zero(jax.typeof(result).to_tangent_aval())
+        return [result], [functools.reduce(operator.add, terms) if terms else zero]
 
     def _transpose(self, cotangents, x, *rest, flags):
         if isinstance(cotangents[0], ad.Zero):

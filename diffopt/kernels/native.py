@@ -7,6 +7,8 @@ does not import numba. Loops are explicit and bounds are arguments, because slic
 compile. Sums are carried in double precision whatever the type of the data.
 """
 
+import math
+
 import numba
 import numpy as np
 
@@ -35,6 +37,68 @@ def _has_nan(x):
     for k in range(x.size):
         nan |= x[k] != x[k]
     return nan
+
+
+# --- exponentials ---------------------------------------------------------------------------------
+#
+# As pairs of a mantissa and an exponent they never overflow, and the loop over them vectorises.
+# ln 2 is a sum of three parts, of which the products of the first two with an exponent are exact.
+
+_LN2_HIGH = float.fromhex("0x1.62e42p-1")
+_LN2_MIDDLE = float.fromhex("0x1.fdf47p-22")
+_LN2_LOW = float.fromhex("0x1.ef35793c7673p-45")
+_LN2 = math.log(2)
+_LOG2_E = 1 / _LN2
+_ROUND = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
+_ROUND_FAR = _ROUND * 2.0**20  # to a multiple of 2**20
+_TAYLOR = tuple(1 / math.factorial(i) for i in range(14))
+_POWERS = 2.0 ** -np.arange(1080.0)
+_INFINITE = 1e300  # stands for infinity, which has no exponent
+_NEAR = 64.0  # scores in so small a range are exponentiated relative to the largest
+
+
+@_jit
+def _polynomial(r):
+    """``exp(r)`` for r of at most half a ln 2."""
+    c = _TAYLOR
+    r2 = r * r
+    r4 = r2 * r2
+    low = (c[0] + r) + r2 * (c[2] + r * c[3])
+    middle = (c[4] + r * c[5]) + r2 * (c[6] + r * c[7])
+    high = (c[8] + r * c[9]) + r2 * (c[10] + r * c[11])
+    return low + r4 * (middle + r4 * (high + r4 * (c[12] + r * c[13])))
+
+
+@_jit
+def _exp_part(x):
+    """``exp(x)`` as a mantissa in [0.7, 1.42] and an integer exponent, held in a float."""
+    x = min(max(x, -_INFINITE), _INFINITE)
+    far = (x * _LOG2_E + _ROUND_FAR) - _ROUND_FAR
+    t = (x - far * _LN2_HIGH) - far * _LN2_MIDDLE
+    k = (t * _LOG2_E + _ROUND) - _ROUND
+    r = ((t - k * _LN2_HIGH) - k * _LN2_MIDDLE) - (k + far) * _LN2_LOW
+    return _polynomial(min(max(r, -0.35), 0.35)), k + far
+
+
+@_jit
+def _exp_parts(x, lo, hi, mantissa, exponent):
+    for k in range(lo, hi):
+        mantissa[k], exponent[k] = _exp_part(float(x[k]))
+
+
+@_jit
+def _exp(x):
+    """``exp(x)`` for x of at most zero, as a loop over it vectorises."""
+    x = x if x > -745.0 else -745.0
+    k = (x * _LOG2_E + _ROUND) - _ROUND
+    r = ((x - k * _LN2_HIGH) - k * _LN2_MIDDLE) - k * _LN2_LOW
+    return _polynomial(r) * _POWERS[np.int64(-k)]
+
+
+@_jit
+def _halve(x, times):
+    """``x * 2**-times``."""
+    return x * _POWERS[np.int64(times)] if times < 1080.0 else 0.0
 
 
 # --- sorting --------------------------------------------------------------------------------------
@@ -199,80 +263,94 @@ def sort_descending(values, where, out, order):
 #
 # Both solvers pool adjacent violators from left to right. A block is pooled with its left
 # neighbour only where it lies strictly below it, so that tied blocks stay apart. They write where
-# each block starts to `first`, its sums to the other arrays, and return the number of blocks.
+# each block starts, and its sums, to the front of their arrays, and return the number of blocks.
 
 
 @_jit
-def _pool_l2(y, weights, lo, hi, first, total, mass):
-    top = -1
+def _pool(total, mass, lo, hi, block):
+    """Pool blocks of value ``total / mass``."""
+    top = lo - 1
     for k in range(lo, hi):
-        m = float(weights[k]) if weights.size else 1.0
-        t, start = y[k] * m, k
-        while top >= 0 and total[top] * m > t * mass[top]:
+        t, m, start = total[k], mass[k], np.int64(k)
+        while top >= lo and total[top] * m > t * mass[top]:
             t += total[top]
             m += mass[top]
-            start = first[top]
+            start = np.int64(block[top])
             top -= 1
         top += 1
-        total[top], mass[top], first[top] = t, m, start
-    first[top + 1] = hi
+        total[top], mass[top], block[top] = t, m, start
     return top + 1
 
 
 @_jit
-def _pool_kl(y, w, lo, hi, first, sums):
-    """A block has ``LSE(y) = sums[0] + log(sums[1])`` and ``LSE(w) = sums[2] + log(sums[3])``."""
-    top = -1
+def _pool_far(y, y_exp, w, w_exp, lo, hi, block):
+    """Pool blocks of value ``(y * 2**y_exp) / (w * 2**w_exp)``."""
+    top = lo - 1
     for k in range(lo, hi):
-        y_max, y_sum, w_max, w_sum, start = float(y[k]), 1.0, float(w[k]), 1.0, k
-        while top >= 0:
-            gap = (sums[0, top] - sums[2, top]) - (y_max - w_max)
-            if not sums[1, top] * w_sum * np.exp(gap) > y_sum * sums[3, top]:
+        a, a_exp, b, b_exp, start = y[k], y_exp[k], w[k], w_exp[k], np.int64(k)
+        while top >= lo:
+            gap = (y_exp[top] - w_exp[top]) - (a_exp - b_exp)
+            left, right = y[top] * b, a * w[top]
+            if not (_halve(left, -gap) > right if gap < 0 else left > _halve(right, gap)):
                 break
-            y_max, y_sum = _log_add(sums[0, top], sums[1, top], y_max, y_sum)
-            w_max, w_sum = _log_add(sums[2, top], sums[3, top], w_max, w_sum)
-            start = first[top]
+            a, a_exp = _add(y[top], y_exp[top], a, a_exp)
+            b, b_exp = _add(w[top], w_exp[top], b, b_exp)
+            start = np.int64(block[top])
             top -= 1
         top += 1
-        sums[0, top], sums[1, top], sums[2, top], sums[3, top] = y_max, y_sum, w_max, w_sum
-        first[top] = start
-    first[top + 1] = hi
+        y[top], y_exp[top], w[top], w_exp[top] = a, a_exp, b, b_exp
+        block[top] = start
     return top + 1
 
 
 @_jit
-def _log_add(max1, sum1, max2, sum2):
-    if max1 >= max2:
-        return max1, sum1 + sum2 * np.exp(max2 - max1)
-    return max2, sum2 + sum1 * np.exp(max1 - max2)
+def _add(a, a_exp, b, b_exp):
+    if a_exp >= b_exp:
+        return a + _halve(b, a_exp - b_exp), a_exp
+    return b + _halve(a, b_exp - a_exp), b_exp
 
 
 @_jit
 def isotonic_l2(y, weights, out, block):
     """Increasing isotonic regression, and the place at which each item's block starts."""
     n = out.shape[1]
-    first, sums = np.empty(n + 1, np.int64), np.empty((2, n))
+    total, mass = np.empty(n), np.empty(n)
     for r in range(out.shape[0]):
         target, weight = _row(y, r), _row(weights, r)
         nan = _has_nan(target) or _has_nan(weight)
-        for b in range(_pool_l2(target, weight, 0, n, first, sums[0], sums[1])):
-            value = np.nan if nan else sums[0, b] / sums[1, b]
-            _fill(out[r], first[b], first[b + 1], value)
-            _fill(block[r], first[b], first[b + 1], first[b])
+        for k in range(n):
+            mass[k] = weight[k] if weight.size else 1.0
+            total[k] = target[k] * mass[k]
+        stop = n
+        for b in range(_pool(total, mass, 0, n, block[r]) - 1, -1, -1):
+            start = np.int64(block[r, b])
+            _fill(out[r], start, stop, np.nan if nan else total[b] / mass[b])
+            _fill(block[r], start, stop, start)
+            stop = start
 
 
 @_jit
 def isotonic_kl(y, w, out, block):
     """Increasing isotonic regression for the KL divergence, and where each block starts."""
     n = out.shape[1]
-    first, sums = np.empty(n + 1, np.int64), np.empty((4, n))
+    y_sum, y_exp, w_sum, w_exp = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for r in range(out.shape[0]):
         target, weight = _row(y, r), _row(w, r)
         nan = _has_nan(target) or _has_nan(weight)
-        for b in range(_pool_kl(target, weight, 0, n, first, sums)):
-            value = (sums[0, b] - sums[2, b]) + np.log(sums[1, b] / sums[3, b])
-            _fill(out[r], first[b], first[b + 1], np.nan if nan else value)
-            _fill(block[r], first[b], first[b + 1], first[b])
+        _exp_parts(target, 0, n, y_sum, y_exp)
+        _exp_parts(weight, 0, n, w_sum, w_exp)
+        stop = n
+        for b in range(_pool_far(y_sum, y_exp, w_sum, w_exp, 0, n, block[r]) - 1, -1, -1):
+            start = np.int64(block[r, b])
+            gap = y_exp[b] - w_exp[b]
+            value = (
+                gap * _LN2 + np.log(y_sum[b] / w_sum[b]) if abs(gap) < _INFINITE else gap * np.inf
+            )
+            if stop == start + 1:
+                value = float(target[start]) - float(weight[start])
+            _fill(out[r], start, stop, np.nan if nan else value)
+            _fill(block[r], start, stop, start)
+            stop = start
 
 
 # --- projections onto the permutahedron -----------------------------------------------------------
@@ -308,18 +386,68 @@ def _solve_l2(s, w, lo, hi, total, block):
 
 
 @_jit
-def _solve_kl(s, log_w, w, lo, hi, primal, first, sums, block):
-    """Write the logarithm of the solution, or, where `primal`, the solution itself."""
-    for b in range(_pool_kl(log_w, s, lo, hi, first, sums)):
-        start, stop = first[b], first[b + 1]
-        s_log, w_log, w_sum = np.log(sums[3, b]), np.log(sums[1, b]), 0.0
-        if primal:
-            for k in range(start, stop):
-                w_sum += w[k]
+def _exp_row(x, lo, hi, near, mantissa, exponent):
+    """Exponentials of decreasing x: relative to the first where they are near, else as pairs."""
+    if near:
+        for k in range(lo, hi):
+            mantissa[k] = _exp(float(x[k]) - float(x[lo]))
+    else:
+        _exp_parts(x, lo, hi, mantissa, exponent)
+
+
+@_jit
+def _mantissa(x, lo, k, near):
+    """What :func:`_exp_row` writes for item k."""
+    return _exp(float(x[k]) - float(x[lo])) if near else _exp_part(float(x[k]))[0]
+
+
+@_jit
+def _solve_kl(s, w, lo, hi, primal, w_sum, s_sum, w_exp, s_exp, block):
+    """Write the solution, where `primal`, or, of the logarithm of w, its logarithm."""
+    if lo == hi:
+        return
+    near = (s[lo] - s[hi - 1]) + (0.0 if primal else w[lo] - w[hi - 1]) < _NEAR
+    _exp_row(s, lo, hi, near, s_sum, s_exp)
+    if primal:
+        scale = 1.0 / w[lo] if w[lo] > 0 else 1.0
+        for k in range(lo, hi):
+            w_sum[k] = w[k] * scale
+        if not near:
+            _fill(w_exp, lo, hi, 0.0)
+    else:
+        _exp_row(w, lo, hi, near, w_sum, w_exp)
+    if near:
+        blocks = _pool(w_sum, s_sum, lo, hi, block)
+    else:
+        blocks = _pool_far(w_sum, w_exp, s_sum, s_exp, lo, hi, block)
+    stop = hi
+    for b in range(blocks - 1, lo - 1, -1):
+        start = np.int64(block[b])
+        if stop == start + 1:
+            s[start] = w[start]
+        else:
+            s_total = s_sum[b] / _mantissa(s, lo, start, near)
+            w_total = 1.0 if primal else w_sum[b] / _mantissa(w, lo, start, near)
+            _write_kl(s, w, start, stop, primal, w_total, s_total)
+        _fill(block, start, stop, start)
+        stop = start
+
+
+@_jit
+def _write_kl(s, w, start, stop, primal, w_total, s_total):
+    """Solution on a block; its sums, of exponentials, are relative to its first item."""
+    anchor = float(s[start])
+    if primal:
+        total = 0.0
         for k in range(start, stop):
-            share = (s[k] - sums[2, b]) - s_log
-            s[k] = np.exp(share) * w_sum if primal else share + (sums[0, b] + w_log)
-            block[k] = start
+            total += w[k]
+        total /= s_total
+        for k in range(start, stop):
+            s[k] = _exp(float(s[k]) - anchor) * total
+    else:
+        shift = (np.log(w_total) + float(w[start])) - np.log(s_total)
+        for k in range(start, stop):
+            s[k] = (s[k] - anchor) + shift
 
 
 @_jit
@@ -334,7 +462,7 @@ def _tie(s, w, lo, hi, log, block):
 
 
 @_jit
-def _solve(s, w, m, how, scratch, first, sums, block):
+def _solve(s, w, m, how, scratch, scratch2, scratch3, scratch4, block):
     head, tail = 0, m
     while head < m and s[head] == np.inf:
         head += 1
@@ -344,10 +472,8 @@ def _solve(s, w, m, how, scratch, first, sums, block):
     _tie(s, w, tail, m, how == 1, block)
     if how == 0:
         _solve_l2(s, w, head, tail, scratch, block)
-        return
-    for k in range(head, tail):
-        scratch[k] = np.log(w[k]) if how == 2 else w[k]
-    _solve_kl(s, scratch, w, head, tail, how == 2, first, sums, block)
+    else:
+        _solve_kl(s, w, head, tail, how == 2, scratch, scratch2, scratch3, scratch4, block)
 
 
 @_jit
@@ -363,13 +489,14 @@ def project(theta, w, where, flags, out, order, block):
     how, items = flags[0, 0], flags[0, 1] != 0
     n = out.shape[1]
     keys, code = np.empty(n, out.dtype), np.empty(n, np.int64)
-    scratch = np.empty(0 if out.itemsize == 8 else n, np.int64)
-    first, sums = np.empty(n + 1 if how else 0, np.int64), np.empty((4, n if how else 0))
+    scratch, more = code.view(np.float64), n if how else 0
+    scratch2, scratch3, scratch4 = np.empty(more), np.empty(more), np.empty(more)
+    spare_code = np.empty(0 if out.itemsize == 8 else n, np.int64)
     for r in range(out.shape[0]):
         unsorted = _row(theta, r) if items else _row(w, r)
         other = _row(w, r) if items else _row(theta, r)
         result, item = out[r], order[r]
-        spare = result.view(np.int64) if out.itemsize == 8 else scratch
+        spare = result.view(np.int64) if out.itemsize == 8 else spare_code
         m = _sort(unsorted, _row(where, r), item, keys, code, spare)
         if m < 0 or _has_nan(other):
             _fill(result, 0, n, np.nan)
@@ -377,13 +504,13 @@ def project(theta, w, where, flags, out, order, block):
             continue
         _fill(block[r], m, n, -1 - m)
         if items:
-            _solve(keys, other, m, how, code.view(np.float64), first, sums, block[r])
+            _solve(keys, other, m, how, scratch, scratch2, scratch3, scratch4, block[r])
             for k in range(n):
                 result[item[k]] = keys[k] if k < m else 0.0
         else:
             for k in range(n):
                 result[k] = other[k] if k < m else 0.0
-            _solve(result, keys, m, how, code.view(np.float64), first, sums, block[r])
+            _solve(result, keys, m, how, scratch, scratch2, scratch3, scratch4, block[r])
 
 
 # --- within the blocks of a partition -------------------------------------------------------------
@@ -402,6 +529,12 @@ def _end(block, lo):
 
 
 @_jit
+def _gather(x, item, out):
+    for k in range(out.size):
+        out[k] = x[item[k]]
+
+
+@_jit
 def block_sum(x, order, block, flags, out):
     """Reduce each block and repeat the result for each of its members.
 
@@ -410,41 +543,86 @@ def block_sum(x, order, block, flags, out):
     """
     from_items, to_items, how = flags[0, 0], flags[0, 1], flags[0, 2]
     n = out.shape[1]
+    places = np.empty(n if from_items else 0, out.dtype)
     for r in range(out.shape[0]):
         source, item, start, target = _row(x, r), _row(order, r), _row(block, r), out[r]
+        if from_items:
+            _gather(source, item, places)
+            source = places
         lo = 0
         while lo < n:
             hi, total = _end(start, lo), 0.0
             for k in range(lo, hi):
-                total += source[item[k] if from_items else k]
+                total += source[k]
             if how > 0:
                 total /= hi - lo
+            frozen = start[lo] < 0
             for k in range(lo, hi):
-                at = item[k] if to_items else k
-                if how < 2:
-                    target[at] = total
-                else:
-                    target[at] = source[at] - total if start[lo] >= 0 else 0.0
+                value = total
+                if how == 2:
+                    value = 0.0 if frozen else source[k] - total
+                target[item[k] if to_items else k] = value
             lo = hi
 
 
 @_jit
-def block_softmax(x, order, block, flags, out):
-    """Softmax within each block, operand and result in the same order."""
-    items = flags[0, 0]
+def block_expect(x, z, order, block, flags, out):
+    """Mean of x over each block under the softmax of z there, or the transpose of that map.
+
+    ``flags = (z_items, other_items, transposed)``. The map takes x in the order of z, and gives
+    the mean, repeated for each member, in the other; the transpose takes and gives the reverse.
+    """
+    z_items, other_items, transposed = flags[0, 0], flags[0, 1], flags[0, 2]
     n = out.shape[1]
+    from_items, to_items = (other_items, z_items) if transposed else (z_items, other_items)
+    scores = np.empty(n if z_items else 0, z.dtype)
+    places = np.empty(n if from_items else 0, x.dtype)
+    share = np.empty(n)
     for r in range(out.shape[0]):
-        source, item, start, target = _row(x, r), _row(order, r), _row(block, r), out[r]
+        score, source, target = _row(z, r), _row(x, r), out[r]
+        item, start = _row(order, r), _row(block, r)
+        if z_items:
+            _gather(score, item, scores)
+            score = scores
+        if from_items:
+            _gather(source, item, places)
+            source = places
         lo = 0
         while lo < n:
-            hi, high, total = _end(start, lo), -np.inf, 0.0
+            hi = _end(start, lo)
+            high, mass, total = float(score[lo]), 0.0, 0.0
             for k in range(lo, hi):
-                high = max(high, source[item[k] if items else k])
+                high = max(high, float(score[k]))
             for k in range(lo, hi):
-                at = item[k] if items else k
-                share = np.exp(source[at] - high) if source[at] != high else 1.0
-                target[at] = share
-                total += share
+                z_k = float(score[k])
+                share[k] = _exp(z_k - high if z_k != high else 0.0)
             for k in range(lo, hi):
-                target[item[k] if items else k] /= total
+                mass += share[k]
+                total += source[k] if transposed else share[k] * source[k]
+            total /= mass
+            for k in range(lo, hi):
+                value = share[k] * total if transposed else total
+                target[item[k] if to_items else k] = value
+            lo = hi
+
+
+@_jit
+def block_tilt(x, mu, order, block, out):
+    """``mu * (x - <mu, x> / sum(mu))`` in each block, in the order of items; frozen blocks zero."""
+    n = out.shape[1]
+    masses, places = np.empty(n, out.dtype), np.empty(n, out.dtype)
+    for r in range(out.shape[0]):
+        source, weight, target = _row(x, r), _row(mu, r), out[r]
+        item, start = _row(order, r), _row(block, r)
+        for k in range(n):
+            masses[k], places[k] = weight[item[k]], source[item[k]]
+        lo = 0
+        while lo < n:
+            hi, dot, mass = _end(start, lo), 0.0, 0.0
+            for k in range(lo, hi):
+                dot += masses[k] * places[k]
+                mass += masses[k]
+            still = start[lo] < 0 or mass == 0
+            for k in range(lo, hi):
+                target[item[k]] = 0.0 if still else masses[k] * (places[k] - dot / mass)
             lo = hi

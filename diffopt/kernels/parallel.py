@@ -186,11 +186,23 @@ def block_sum(x, order, block, *, flags):
     return jnp.zeros_like(out).at[order].set(out) if to_items else out
 
 
-def block_softmax(x, order, block, *, flags):
-    (items,) = flags
-    block = jnp.where(block < 0, -1 - block, block)
-    share = _softmax(x[order] if items else x, block)
-    return jnp.zeros_like(share).at[order].set(share) if items else share
+def block_expect(x, z, order, block, *, flags):
+    z_items, other_items, transposed = flags
+    from_items, to_items = (other_items, z_items) if transposed else (z_items, other_items)
+    start = jnp.where(block < 0, -1 - block, block)
+    share = _softmax(z[order] if z_items else z, start)
+    out = x[order] if from_items else x
+    out = share * _sum(out, start) if transposed else _sum(share * out, start)
+    return jnp.zeros_like(out).at[order].set(out) if to_items else out
+
+
+def block_tilt(x, mu, order, block, *, flags):
+    start = jnp.where(block < 0, -1 - block, block)
+    x, mu = x[order], mu[order]
+    mass = _sum(mu, start)
+    still = (block < 0) | (mass == 0)
+    out = mu * (x - _sum(mu * x, start) / jnp.where(still, 1, mass))
+    return jnp.zeros_like(out).at[order].set(jnp.where(still, 0, out))
 
 
 def _sum(x, block):
