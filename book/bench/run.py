@@ -25,7 +25,7 @@ MODES = ("value", "value+gradient")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 5, 41  # least and most
 SECONDS, SAMPLE = 0.7, 5e-3  # of a row's rounds, of a sample
-PATIENCE = 10.0  # a slower first call is not repeated; it counts as it is
+PATIENCE = 10.0  # a slower call, once warm, is not repeated; it counts as it is
 
 
 def cases(n: int, quick: bool = False) -> list[Case]:
@@ -90,11 +90,10 @@ def bench(case: Case, batch: int, n: int, dtype: str, mode: str, adapters, secon
     calls = {name: peer.prepare(case, *inputs).get(mode) for name, peer in adapters.items()}
     calls = {name: call for name, call in calls.items() if call}
     results, slow = {}, {}
-    for name, call in calls.items():  # compiles and warms up, too
-        start = clock()
-        results[name] = call()
-        if clock() - start > PATIENCE:
-            slow[name] = quartiles([clock() - start])
+    for name, call in calls.items():
+        results[name] = call()  # compiles and warms up
+        if (once := stopwatch(call, clock)) > PATIENCE:
+            slow[name] = quartiles([once])
     errors = {}
     if OURS in calls:
         exact = adapters[OURS].prepare(case, *(x.astype(float) for x in inputs))[mode]()

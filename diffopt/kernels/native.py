@@ -462,7 +462,7 @@ def _tie(s, w, lo, hi, log, block):
 
 
 @_jit
-def _solve(s, w, m, how, scratch, scratch2, scratch3, scratch4, block):
+def _solve(s, w, m, how, w_sum, s_sum, w_exp, s_exp, block):
     head, tail = 0, m
     while head < m and s[head] == np.inf:
         head += 1
@@ -471,9 +471,9 @@ def _solve(s, w, m, how, scratch, scratch2, scratch3, scratch4, block):
     _tie(s, w, 0, head, how == 1, block)
     _tie(s, w, tail, m, how == 1, block)
     if how == 0:
-        _solve_l2(s, w, head, tail, scratch, block)
+        _solve_l2(s, w, head, tail, w_sum, block)
     else:
-        _solve_kl(s, w, head, tail, how == 2, scratch, scratch2, scratch3, scratch4, block)
+        _solve_kl(s, w, head, tail, how == 2, w_sum, s_sum, w_exp, s_exp, block)
 
 
 @_jit
@@ -489,8 +489,8 @@ def project(theta, w, where, flags, out, order, block):
     how, items = flags[0, 0], flags[0, 1] != 0
     n = out.shape[1]
     keys, code = np.empty(n, out.dtype), np.empty(n, np.int64)
-    scratch, more = code.view(np.float64), n if how else 0
-    scratch2, scratch3, scratch4 = np.empty(more), np.empty(more), np.empty(more)
+    w_sum, more = code.view(np.float64), n if how else 0
+    s_sum, w_exp, s_exp = np.empty(more), np.empty(more), np.empty(more)
     spare_code = np.empty(0 if out.itemsize == 8 else n, np.int64)
     for r in range(out.shape[0]):
         unsorted = _row(theta, r) if items else _row(w, r)
@@ -504,13 +504,13 @@ def project(theta, w, where, flags, out, order, block):
             continue
         _fill(block[r], m, n, -1 - m)
         if items:
-            _solve(keys, other, m, how, scratch, scratch2, scratch3, scratch4, block[r])
+            _solve(keys, other, m, how, w_sum, s_sum, w_exp, s_exp, block[r])
             for k in range(n):
                 result[item[k]] = keys[k] if k < m else 0.0
         else:
             for k in range(n):
                 result[k] = other[k] if k < m else 0.0
-            _solve(result, keys, m, how, scratch, scratch2, scratch3, scratch4, block[r])
+            _solve(result, keys, m, how, w_sum, s_sum, w_exp, s_exp, block[r])
 
 
 # --- within the blocks of a partition -------------------------------------------------------------
@@ -529,9 +529,17 @@ def _end(block, lo):
 
 
 @_jit
-def _gather(x, item, out):
+def _take(x, order, items, out):
+    """Copy x, from the order of items to that of places where `items`."""
     for k in range(out.size):
-        out[k] = x[item[k]]
+        out[k] = x[order[k] if items else k]
+
+
+@_jit
+def _put(x, order, items, out):
+    """Undo :func:`_take`."""
+    for k in range(out.size):
+        out[order[k] if items else k] = x[k]
 
 
 @_jit
@@ -543,26 +551,30 @@ def block_sum(x, order, block, flags, out):
     """
     from_items, to_items, how = flags[0, 0], flags[0, 1], flags[0, 2]
     n = out.shape[1]
-    places = np.empty(n if from_items else 0, out.dtype)
+    places = np.empty(n, out.dtype)
     for r in range(out.shape[0]):
-        source, item, start, target = _row(x, r), _row(order, r), _row(block, r), out[r]
-        if from_items:
-            _gather(source, item, places)
-            source = places
+        item, start = _row(order, r), _row(block, r)
+        _take(_row(x, r), item, from_items, places)
         lo = 0
         while lo < n:
             hi, total = _end(start, lo), 0.0
+            if hi == lo + 1:
+                if how == 2:
+                    places[lo] = 0.0
+                lo = hi
+                continue
             for k in range(lo, hi):
-                total += source[k]
+                total += places[k]
             if how > 0:
                 total /= hi - lo
             frozen = start[lo] < 0
             for k in range(lo, hi):
                 value = total
                 if how == 2:
-                    value = 0.0 if frozen else source[k] - total
-                target[item[k] if to_items else k] = value
+                    value = 0.0 if frozen else places[k] - total
+                places[k] = value
             lo = hi
+        _put(places, item, to_items, out[r])
 
 
 @_jit
@@ -574,36 +586,30 @@ def block_expect(x, z, order, block, flags, out):
     """
     z_items, other_items, transposed = flags[0, 0], flags[0, 1], flags[0, 2]
     n = out.shape[1]
-    from_items, to_items = (other_items, z_items) if transposed else (z_items, other_items)
-    scores = np.empty(n if z_items else 0, z.dtype)
-    places = np.empty(n if from_items else 0, x.dtype)
-    share = np.empty(n)
+    share, places = np.empty(n), np.empty(n, out.dtype)
     for r in range(out.shape[0]):
-        score, source, target = _row(z, r), _row(x, r), out[r]
         item, start = _row(order, r), _row(block, r)
-        if z_items:
-            _gather(score, item, scores)
-            score = scores
-        if from_items:
-            _gather(source, item, places)
-            source = places
+        _take(_row(z, r), item, z_items, share)
+        _take(_row(x, r), item, other_items if transposed else z_items, places)
         lo = 0
         while lo < n:
             hi = _end(start, lo)
-            high, mass, total = float(score[lo]), 0.0, 0.0
+            if hi == lo + 1:
+                lo = hi
+                continue
+            high, mass, total = share[lo], 0.0, 0.0
             for k in range(lo, hi):
-                high = max(high, float(score[k]))
+                high = max(high, share[k])
             for k in range(lo, hi):
-                z_k = float(score[k])
-                share[k] = _exp(z_k - high if z_k != high else 0.0)
+                share[k] = _exp(share[k] - high if share[k] != high else 0.0)
             for k in range(lo, hi):
                 mass += share[k]
-                total += source[k] if transposed else share[k] * source[k]
+                total += places[k] if transposed else share[k] * places[k]
             total /= mass
             for k in range(lo, hi):
-                value = share[k] * total if transposed else total
-                target[item[k] if to_items else k] = value
+                places[k] = share[k] * total if transposed else total
             lo = hi
+        _put(places, item, z_items if transposed else other_items, out[r])
 
 
 @_jit
@@ -612,17 +618,21 @@ def block_tilt(x, mu, order, block, out):
     n = out.shape[1]
     masses, places = np.empty(n, out.dtype), np.empty(n, out.dtype)
     for r in range(out.shape[0]):
-        source, weight, target = _row(x, r), _row(mu, r), out[r]
         item, start = _row(order, r), _row(block, r)
-        for k in range(n):
-            masses[k], places[k] = weight[item[k]], source[item[k]]
+        _take(_row(mu, r), item, True, masses)
+        _take(_row(x, r), item, True, places)
         lo = 0
         while lo < n:
             hi, dot, mass = _end(start, lo), 0.0, 0.0
+            if hi == lo + 1:
+                places[lo] = 0.0
+                lo = hi
+                continue
             for k in range(lo, hi):
                 dot += masses[k] * places[k]
                 mass += masses[k]
             still = start[lo] < 0 or mass == 0
             for k in range(lo, hi):
-                target[item[k]] = 0.0 if still else masses[k] * (places[k] - dot / mass)
+                places[k] = 0.0 if still else masses[k] * (places[k] - dot / mass)
             lo = hi
+        _put(places, item, True, out[r])
