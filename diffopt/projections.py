@@ -241,8 +241,8 @@ def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2",
     theta, axis = _prepare(theta, regularization, axis)
     n = theta.shape[axis]
     max_items = n if max_items is None else max_items
-    _check_order(min_items, max_items, "min_items", "max_items")
     _check_order(min_items, n, "min_items", "the number of items")
+    _check_order(min_items, max_items, "min_items", "max_items")
     _check_order(0, max_items, "zero", "max_items")
     bounds = (_bound(min_items, theta, axis, "min_items"),
               _bound(max_items, theta, axis, "max_items"))  # fmt: skip
@@ -393,9 +393,9 @@ def _project_l2_ball(theta, radius, axis):
     x = _to_last(theta, axis)
     radius = radius.astype(x.dtype)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
-    scaled = x / jnp.where(top > 0, top, 1)  # squares of 1e30 would overflow
+    scaled = x / jnp.where(top == 0, 1, top)  # squares of 1e30 would overflow
     square = (scaled * scaled).sum(-1, keepdims=True)
-    norm = jnp.sqrt(jnp.where(top > 0, square, 1))
+    norm = jnp.sqrt(jnp.where(top == 0, 1, square))
     out = jnp.where(top * norm <= radius, x, radius * (scaled / norm))
     return _from_last(out, theta, axis)
 
@@ -576,7 +576,9 @@ def _on_face(x, t, low, high, total):
     bound = jnp.where(upper, high, low)
     rest = jnp.where(free, v, bound).sum(-1, keepdims=True) - total
     count = jnp.maximum(free.sum(-1, keepdims=True, dtype=jnp.int32), 1).astype(x.dtype)
-    return jnp.where(free, v - rest / count, bound)
+    inner = v - rest / count
+    inner += jax.lax.stop_gradient(jnp.clip(inner, low, high) - inner)  # not even by rounding
+    return jnp.where(free, inner, bound)
 
 
 def _capped_softmax(x, total):
@@ -584,7 +586,9 @@ def _capped_softmax(x, total):
 
     def spread(full):
         rest = total - full.sum(-1, keepdims=True, dtype=jnp.int32).astype(x.dtype)
-        top = jax.lax.stop_gradient(jnp.max(jnp.where(full, -jnp.inf, x), -1, keepdims=True))
+        top = jax.lax.stop_gradient(
+            jnp.max(jnp.where(full, -jnp.inf, x), -1, keepdims=True, initial=-jnp.inf)
+        )
         mass = jnp.where(full, 0, jnp.exp(jnp.where(full, 0, x - top)))
         size = mass.sum(-1, keepdims=True)
         return jnp.maximum(rest, 0) * (mass / jnp.where(size == 0, 1, size))
@@ -634,6 +638,7 @@ def _bound(value, theta, axis, name):
 
 def _check_order(low, high, low_name, high_name, floor=-np.inf):
     """Raise if the known ones of two bounds are out of order, or the lower below a floor."""
+    as_float(low, low_name), as_float(high, high_name)
     if not isinstance(low, jax.core.Tracer) and not (np.asarray(low) >= floor).all():
         raise ValueError(f"{low_name} must be at least {floor}, got {low}")
     if any(isinstance(bound, jax.core.Tracer) for bound in (low, high)):

@@ -87,10 +87,10 @@ def project_birkhoff(theta, *, regularization="l2", tol=1e-12, max_iter=500):
 
     >>> import jax.numpy as jnp
     >>> from diffopt.transport import project_birkhoff
-    >>> print(project_birkhoff(jnp.array([[5.0, 4.0], [3.0, 0.0]])))
+    >>> print(project_birkhoff(jnp.array([[5.0, 4.0], [3.0, 0.0]])).round(4))
     [[0. 1.]
      [1. 0.]]
-    >>> print(project_birkhoff(jnp.zeros((2, 2)), regularization="kl"))
+    >>> print(project_birkhoff(jnp.zeros((2, 2)), regularization="kl").round(4))
     [[0.5 0.5]
      [0.5 0.5]]
     """
@@ -159,10 +159,10 @@ def project_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, m
     --------
     >>> import jax.numpy as jnp
     >>> from diffopt.transport import project_transport
-    >>> rows, columns = jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0, 1.0])
-    >>> print(project_transport(jnp.zeros((2, 3)), rows, columns).round(3))
-    [[0.333 0.333 0.333]
-     [0.667 0.667 0.667]]
+    >>> rows, columns = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0, 2.0])
+    >>> print(project_transport(jnp.zeros((2, 3)), rows, columns, regularization="kl").round(4))
+    [[0.25 0.25 0.5 ]
+     [0.75 0.75 1.5 ]]
     """
     return solve_transport(
         theta, rows, columns, regularization=regularization, tol=tol, max_iter=max_iter
@@ -191,12 +191,14 @@ def solve_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, max
     theta = _as_matrices(theta)
     check_choice(regularization, ("l2", "kl"), "regularization")
     check_positive(tol, "tol")
-    _check_marginals(rows, columns)
     batch, (n, m) = theta.shape[:-2], theta.shape[-2:]
-    rows = check_shape(as_float(rows, "rows"), (*batch, n), "rows", "the rows of theta")
-    columns = check_shape(as_float(columns, "columns"), (*batch, m), "columns",
-                          "the columns of theta")  # fmt: skip
-    return _solve_transport(theta, rows, columns, regularization, float(tol), int(max_iter))
+    sums, known = [], {}
+    for name, given, shape in (("rows", rows, (*batch, n)), ("columns", columns, (*batch, m))):
+        sums.append(check_shape(as_float(given, name), shape, name, f"the {name} of theta"))
+        if not isinstance(given, jax.core.Tracer):
+            known[name] = np.broadcast_to(np.asarray(given), shape)
+    _check_marginals(known)
+    return _solve_transport(theta, *sums, regularization, float(tol), int(max_iter))
 
 
 def _as_matrices(theta):
@@ -206,18 +208,16 @@ def _as_matrices(theta):
     return theta
 
 
-def _check_marginals(rows, columns):
+def _check_marginals(known):
     """Raise unless known row and column sums leave a point in the polytope."""
-    known = {"rows": rows, "columns": columns}
-    known = {k: np.asarray(v) for k, v in known.items() if not isinstance(v, jax.core.Tracer)}
     for name, value in known.items():
         if not (value >= 0).all():
             raise ValueError(f"{name} must not be negative, got {value}")
     if len(known) == 2:
-        totals = [np.sum(value, axis=-1, dtype=float) for value in known.values()]
-        if not np.allclose(totals[0], totals[1], rtol=1e-4):
+        rows, columns = (value.sum(-1, dtype=float) for value in known.values())
+        if not np.allclose(rows, columns, rtol=1e-4):
             raise ValueError(
-                f"rows and columns must have the same total, got {totals[0]} and {totals[1]}: "
+                f"rows and columns must have the same total, got {rows} and {columns}: "
                 "the set is empty"
             )
 
