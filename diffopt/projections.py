@@ -145,7 +145,7 @@ def project_simplex(theta, total=1.0, *, regularization="l2", axis=-1):
     O(n) memory; a few passes of O(n). With F the items with :math:`\mu_i > 0`,
     :math:`\mathrm{d}\mu_F = \mathrm{d}\theta_F - \operatorname{mean}(\mathrm{d}\theta_F)` for L2,
     :math:`\mathrm{d}\mu = \mu \, (\mathrm{d}\theta - \langle \mu, \mathrm{d}\theta \rangle / t)`
-    for KL. Michelot :cite:p:`michelot1986finite`; Blondel :cite:p:`blondel2019structured`,
+    for KL. Michelot (1986); Blondel :cite:p:`blondel2019structured`,
     section 4. Chapter: :ref:`structured`.
 
     Examples
@@ -306,8 +306,8 @@ def project_l1_ball(theta, radius=1.0, *, regularization="l2", axis=-1):
     Notes
     -----
     O(n) memory; a few passes of O(n). The derivative is that of the identity (of the exponential
-    for KL) inside, else that of the simplex, with the signs of `theta`. Duchi et al.
-    :cite:p:`duchi2008efficient`, section 4. Chapter: :ref:`structured`.
+    for KL) inside, else that of the simplex, with the signs of `theta`. Duchi et
+    al. (2008). Chapter: :ref:`structured`.
 
     Examples
     --------
@@ -437,7 +437,7 @@ def project_order_simplex(theta, *, regularization="l2", axis=-1):
     O(n) time and memory: isotonic regression v of `theta`, then :math:`\mu = \min(\max(v, 0), 1)`
     for L2 and :math:`\mu = \min(e^v, 1)` for KL. On a block B, :math:`\mathrm{d}v =
     \operatorname{mean}(\mathrm{d}\theta_B)`. Grotzinger and Witzgall
-    :cite:p:`grotzinger1984projections`; Blondel :cite:p:`blondel2019structured`, section 4.
+    (1984); Blondel :cite:p:`blondel2019structured`, section 4.
     Chapter: :ref:`structured`.
 
     Examples

@@ -152,7 +152,7 @@ def project_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, m
     up again. With W = 1 on the support (W = :math:`\mu` for KL),
     :math:`\mathrm{d}\mu_{ij} = W_{ij} (\mathrm{d}\theta_{ij} + \mathrm{d}f_i + \mathrm{d}g_j)`
     where the potentials solve the linear system that keeps all sums. Blondel
-    :cite:p:`blondel2019structured`, section 4; Blondel et al. :cite:p:`blondel2018smooth`.
+    :cite:p:`blondel2019structured`, section 4; Blondel, Seguy and Rolet (2018).
     Chapter: :ref:`structured`.
 
     Examples
