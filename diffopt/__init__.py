@@ -29,3 +29,12 @@ __all__ = [
     "spearman_loss",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """Load what needs scikit-learn only when it is asked for."""
+    if name == "FenchelYoungClassifier":
+        from diffopt.classifier import FenchelYoungClassifier
+
+        return FenchelYoungClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
