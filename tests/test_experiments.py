@@ -2,13 +2,32 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import spearmanr
 from sklearn.linear_model import HuberRegressor, Ridge
+from sklearn.metrics import f1_score
 
-from book.experiments import runner, sorting
+from book.experiments import (
+    fenchel_young,
+    fenchel_young_claims,
+    linear,
+    runner,
+    sorting,
+    structured,
+    structured_claims,
+)
 from book.experiments.lbfgs import minimize_batch
+from diffopt.classifier import FenchelYoungClassifier
+from diffopt.structured import Birkhoff, Cube, OrderSimplex, Permutahedron
+
+CHAPTERS = sorted(
+    path.stem
+    for path in runner.RESULTS.glob("*.json")
+    if (runner.RESULTS.parent / "experiments" / path.name).with_suffix(".py").is_file()
+)
 
 
 def quadratics(rng, batch, size):
@@ -103,6 +122,155 @@ def test_a_soft_rank_layer_learns_an_order_that_is_linear():
         assert found > 0.97
 
 
+def test_linear_fits_are_those_of_the_classifier():
+    rng = np.random.default_rng(7)
+    features, y = rng.normal(size=(2, 50, 3)), rng.dirichlet(np.ones(4), (2, 50))
+    lams = [0.1, 0.01]
+    loss = fenchel_young.loss_of(fenchel_young.Tsallis(1.5))
+    tables = linear.fit(loss, features, y, lams, max_iter=500)
+    for x, target, lam, table in zip(features, y, lams, tables, strict=True):
+        model = FenchelYoungClassifier("tsallis15", lam=lam, tol=1e-10).fit(x, target)
+        value = linear.objective(loss)(table[None], x[None], target[None], np.array([lam]))[0]
+        assert value[0] == pytest.approx(model.objective_, abs=1e-5)
+        np.testing.assert_allclose(table[:-1], model.coef_.T, atol=0.02)
+
+
+def test_cross_validation_tests_every_row_once_and_scales_by_training_rows():
+    rng = np.random.default_rng(8)
+    features, targets = rng.normal(size=(60, 2)) * [1, 100] + 5, rng.normal(size=(60, 1))
+    seen = []
+
+    def fitted(scaled, wanted, lam, start):
+        seen.append((scaled, lam))
+        return np.zeros((len(scaled), 3, 1)) if start is None else start
+
+    def measures(theta, y):
+        return {"square": jnp.sum((y - theta) ** 2, axis=-1)}
+
+    found = linear.cross_validate(
+        fitted, measures, "square", features, targets, targets, [1.0, 0.1], 4, 3, 0
+    )
+    assert np.mean(found["square"]) == pytest.approx(np.mean(targets**2))  # folds of equal size
+    assert [np.ndim(lam) for _, lam in seen] == [0, 0, 1] and seen[0][1] > seen[1][1]
+    for scaled, _ in seen:
+        np.testing.assert_allclose(scaled.mean(axis=1), 0, atol=1e-9)
+        np.testing.assert_allclose(scaled.std(axis=1), 1, atol=1e-9)
+
+
+def test_divergence_is_scipys():
+    rng = np.random.default_rng(9)
+    p, q = rng.dirichlet(np.ones(5), (2, 7))
+    p[:, 0] = 0
+    p /= p.sum(axis=1, keepdims=True)
+    expected = jensenshannon(p, q, axis=1) ** 2
+    np.testing.assert_allclose(fenchel_young.jensen_shannon(p, q), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "random"])
+def test_documents_follow_their_proportions(kind):
+    frequencies, shares = fenchel_young.documents(kind, 100_000, 300, 12, 4, seed=0)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(frequencies.sum(axis=1), 1)
+    number = (shares > 0).sum(axis=1)
+    assert number.min() == 1 and number.max() == 4 and 1.5 < number.mean() < 2.5
+    same = np.where(shares > 0, shares, np.nan)
+    equal = np.nanmax(same, axis=1) - np.nanmin(same, axis=1) < 1e-12
+    assert equal.all() if kind == "uniform" else equal.sum() == (number == 1).sum()
+    topics = np.linalg.lstsq(shares, frequencies, rcond=None)[0]
+    np.testing.assert_allclose(shares @ topics, frequencies, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["yeast", "digits", "fashion"])
+def test_proportions_are_distributions(name):
+    features, shares = fenchel_young.load_proportions(name, num_items=200)
+    assert len(features) == len(shares) and np.isfinite(features).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
+    assert shares.min() == 0 and (shares > 0).sum(axis=1).max() >= 3
+
+
+def test_measures_of_rankings():
+    rng = np.random.default_rng(10)
+    ranks, truth = (rng.permuted(np.tile(np.arange(1.0, 6), (9, 1)), axis=1) for _ in range(2))
+    found = structured.compare_ranks(jnp.asarray(ranks), jnp.asarray(truth))
+    rho = [spearmanr(a, b).statistic for a, b in zip(ranks, truth, strict=True)]
+    np.testing.assert_allclose(found["spearman"], 1 - np.array(rho), atol=1e-12)
+    np.testing.assert_allclose(found["hamming"], (ranks != truth).mean(axis=1))
+    # the best scores leave no loss, whatever the encoding
+    matrix = Birkhoff().encode(truth)
+    for measured in (
+        structured.rank_measures(truth, jnp.asarray(truth), jnp.asarray(truth), Permutahedron()),
+        structured.matrix_measures(matrix, matrix, matrix, Birkhoff()),
+    ):
+        assert all(np.max(values) == 0 for values in measured.values())
+
+
+def test_measures_of_levels_and_labels():
+    rng = np.random.default_rng(11)
+    levels, predicted = rng.integers(0, 5, (2, 30))
+    y, mu = OrderSimplex().encode(levels, 4), OrderSimplex().encode(predicted, 4)
+    found = structured.ordinal_measures(mu - 0.5, mu, y, OrderSimplex())
+    np.testing.assert_allclose(found["mae_calibrated"], np.abs(levels - predicted))
+    np.testing.assert_allclose(found["mae_map"], np.abs(levels - predicted))
+    labels, guess = (rng.random((2, 30, 6)) < 0.5).astype(float)
+    found = structured.multilabel_measures(
+        jnp.asarray(guess - 0.5), jnp.asarray(guess), jnp.asarray(labels), Cube()
+    )
+    np.testing.assert_allclose(found["hamming_map"], (labels != guess).mean(axis=1))
+    f1 = f1_score(labels, guess, average="samples", zero_division=1)
+    assert 1 - np.mean(found["f1_calibrated"]) == pytest.approx(f1)
+
+
+def test_a_projection_helps_where_labels_are_separable():
+    settings = {"lams": [1e-2, 1e-3], "num_outer": 2, "num_inner": 4, "seed": 0}
+    settings |= {"max_items": 90, "max_iter": 40}
+    none, rows = (
+        structured.run_task("matrices", f"iris/{method}", settings)
+        for method in ("none", "rows_kl")
+    )
+    assert np.mean(rows["hamming_calibrated"]) < np.mean(none["hamming_calibrated"])
+    assert set(rows["lam"]) <= {1e-2, 1e-3} and len(rows["validation"]) == 2
+
+
+def folded(values, **others):
+    """A result with nearly the same value in ten folds."""
+    noise = 1e-4 * np.arange(10)
+    return {key: (value + noise).tolist() for key, value in (values | others).items()}
+
+
+def judged(module, name, settings, results):
+    units = {unit: {"result": result} for unit, result in results.items()}
+    record = {"settings": settings, "units": units, "complete": True}
+    return [claim["verdict"] for claim in module.claims({name: record})]
+
+
+def test_verdicts_follow_the_numbers():
+    def ordinal(order):
+        measures = {"mae_calibrated": 0.4, "mae_map": 0.9}
+        return {f"a/{m}": folded(measures) for m in ("none", "cube_l2", "cube_kl")} | {
+            f"a/order_{kind}": folded(measures | {"mae_calibrated": order}) for kind in ("l2", "kl")
+        }
+
+    settings = {"datasets": ["a"]}
+    for order, expected in ((0.3, "reproduced"), (0.5, "not reproduced")):
+        found = judged(structured_claims, "ordinal", settings, ordinal(order))
+        assert found == [expected, "reproduced"]
+
+    def proportions(middle):
+        scores = {1.0: 0.3, 1.5: middle, 2.0: 0.3}
+        return {f"a/{k}": folded({"js": v}, validation=v) for k, v in scores.items()}
+
+    settings = {"datasets": ["a"], "alphas": [1.0, 1.5, 2.0]}
+    judge = fenchel_young_claims
+    assert judged(judge, "proportions", settings, proportions(0.2)) == ["reproduced"]
+    assert judged(judge, "proportions", settings, proportions(0.3)) == ["not reproduced"]
+
+
+def test_unfinished_experiments_make_no_claim():
+    record = {"settings": {}, "units": {}, "complete": False}
+    for module in (structured_claims, fenchel_young_claims):
+        assert module.claims({}) == module.claims({"matrices": record, "solvers": record}) == []
+
+
 def counted(calls, number=1):
     """An experiment of three units that notes its calls."""
 
@@ -131,12 +299,13 @@ def test_stored_results_of_a_stopped_run_are_not_lost():
     assert all({"b", "c"} <= set(part["units"]) for part in written)
 
 
-def test_stored_results_say_where_they_come_from():
-    record = json.loads((runner.RESULTS / "sorting.json").read_text())
-    assert record["profile"] == "paper" and record["chapter"] == "sorting"
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_stored_results_say_where_they_come_from(chapter):
+    record = json.loads((runner.RESULTS / f"{chapter}.json").read_text())
+    assert record["profile"] == "paper" and record["chapter"] == chapter
     assert {"device", "date", "versions", "wall_time_s"} <= set(record)
     for experiment in record["experiments"].values():
-        assert "seed" in experiment["settings"]
+        assert "seed" in experiment["settings"] and experiment.get("complete", True)
         for unit in experiment["units"].values():
             assert {"result", "wall_time_s", "date", "device"} <= set(unit)
     for claim in record["claims"]:
