@@ -57,6 +57,42 @@ def sorting() -> plt.Figure:
     return figure
 
 
+def fenchel_young() -> plt.Figure:
+    """The probability of one of three classes, as its score goes from -3 to 3."""
+    score = np.linspace(-3.0, 3.0, 601)
+    theta = np.column_stack([score, np.zeros((len(score), 2))])
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes.step([-3, 0, 3], [0, 0, 1], color=GREY, linewidth=1.4, label="hard")
+    maps = {"sparsemax": 2.0, r"1.5-entmax": 1.5, "softmax": 1.0}
+    for (name, alpha), color in zip(maps.items(), COLORS, strict=True):
+        p = diffopt.entmax(theta, alpha)[:, 0]
+        axes.plot(score, p, color=color, linewidth=2.2, label=name)
+    axes.set(xlabel="score", ylabel="probability among three", xlim=(-3, 3), yticks=(0, 0.5, 1))
+    axes.legend(loc="upper left", labelcolor=GREY)
+    return figure
+
+
+def structured() -> plt.Figure:
+    """Points around the unit square, and their projections onto it and onto its lower half."""
+    angle = np.linspace(0, 2 * np.pi, 13)[:-1] + 0.13
+    theta = 0.5 + 1.15 * np.column_stack([np.cos(angle), np.sin(angle)])
+    square = np.asarray(diffopt.project_box(theta))
+    half = np.asarray(diffopt.project_knapsack(theta, 0, 1))
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes.fill([0, 1, 1, 0], [0, 0, 1, 1], color=COLORS[0], alpha=0.25, label="unit square")
+    axes.fill([0, 1, 0], [0, 0, 1], color=COLORS[2], alpha=0.35, label="at most one of two")
+    for start, middle, end in zip(theta, square, half, strict=True):
+        axes.plot(*np.stack([start, middle]).T, color=COLORS[0], linewidth=1.6)
+        axes.plot(*np.stack([start, end]).T, color=COLORS[2], linewidth=1.6, linestyle=(0, (4, 2)))
+    axes.plot(*theta.T, "o", color=GREY, markersize=5)
+    axes.plot(*square.T, "s", color=COLORS[0], markersize=5)
+    axes.plot(*half.T, "D", color=COLORS[2], markersize=5)
+    axes.set(aspect="equal", xticks=(0, 1), yticks=(0, 1), xlabel="first label", xlim=(-1.9, 4.2))
+    axes.set_ylabel("second label")
+    axes.legend(loc="right", labelcolor=GREY)
+    return figure
+
+
 def permutahedron() -> plt.Figure:
     """Soft ranks of four items: one path for each order, from a corner to the centre."""
     corners = np.array(list(permutations(range(1, 5))), dtype=float)
@@ -109,7 +145,7 @@ def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (sorting, permutahedron):
+        for draw in (sorting, fenchel_young, structured, permutahedron):
             path = IMAGES / f"{draw.__name__}.svg"
             draw().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)

@@ -1,7 +1,18 @@
 """Differentiable optimisation: discrete and constrained decisions as layers with gradients."""
 
+from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.isotonic import isotonic_kl, isotonic_l2
 from diffopt.permutahedron import project_permutahedron
+from diffopt.projections import (
+    project_box,
+    project_knapsack,
+    project_l1_ball,
+    project_l2_ball,
+    project_order_simplex,
+    project_product,
+    project_simplex,
+)
+from diffopt.regularizers import budget, entmax, fusedmax, normmax, softmax, sparsemax
 from diffopt.sorting import (
     hard_rank_epsilon,
     soft_least_trimmed_squares,
@@ -13,12 +24,30 @@ from diffopt.sorting import (
     soft_top_k_loss,
     spearman_loss,
 )
+from diffopt.structured import projection_loss
+from diffopt.transport import project_birkhoff, project_transport, solve_transport
 
 __all__ = [
+    "budget",
+    "entmax",
+    "fenchel_young_loss",
+    "fusedmax",
     "hard_rank_epsilon",
     "isotonic_kl",
     "isotonic_l2",
+    "normmax",
+    "project_birkhoff",
+    "project_box",
+    "project_knapsack",
+    "project_l1_ball",
+    "project_l2_ball",
+    "project_order_simplex",
     "project_permutahedron",
+    "project_product",
+    "project_simplex",
+    "project_transport",
+    "projection_loss",
+    "separation_margin",
     "soft_least_trimmed_squares",
     "soft_median",
     "soft_quantile",
@@ -26,6 +55,9 @@ __all__ = [
     "soft_sort",
     "soft_top_k",
     "soft_top_k_loss",
+    "softmax",
+    "solve_transport",
+    "sparsemax",
     "spearman_loss",
 ]
 __version__ = "0.1.0"

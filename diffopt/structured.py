@@ -185,7 +185,7 @@ class Simplex:
     """
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.projections.project_simplex`."""
+        """Project by :func:`~diffopt.project_simplex`."""
         return project_simplex(theta, regularization=regularization, axis=axis)
 
     def maximize(self, theta, *, axis=-1):
@@ -207,7 +207,7 @@ class Cube:
     """
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.projections.project_box`."""
+        """Project by :func:`~diffopt.project_box`."""
         return project_box(theta, regularization=regularization, axis=axis)
 
     def maximize(self, theta, *, axis=-1):
@@ -231,7 +231,7 @@ class Knapsack:
     max_items: int
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.projections.project_knapsack`."""
+        """Project by :func:`~diffopt.project_knapsack`."""
         bounds = self.min_items, self.max_items
         return project_knapsack(theta, *bounds, regularization=regularization, axis=axis)
 
@@ -259,7 +259,7 @@ class L1Ball:
     radius: float = 1.0
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.projections.project_l1_ball`."""
+        """Project by :func:`~diffopt.project_l1_ball`."""
         return project_l1_ball(theta, self.radius, regularization=regularization, axis=axis)
 
     def maximize(self, theta, *, axis=-1):
@@ -280,7 +280,7 @@ class OrderSimplex:
     """
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.projections.project_order_simplex`."""
+        """Project by :func:`~diffopt.project_order_simplex`."""
         return project_order_simplex(theta, regularization=regularization, axis=axis)
 
     def maximize(self, theta, *, axis=-1):
@@ -321,7 +321,7 @@ class Permutahedron:
         return np.sort(w)[::-1].astype(dtype or float)
 
     def project(self, theta, *, regularization="l2", axis=-1):
-        """Project by :func:`~diffopt.permutahedron.project_permutahedron`."""
+        """Project by :func:`~diffopt.project_permutahedron`."""
         theta = as_float(theta, "theta")
         w = self._w(theta.shape[axis])
         return project_permutahedron(theta, w, regularization=regularization, axis=axis)
@@ -344,7 +344,7 @@ class Birkhoff:
     """
 
     def project(self, theta, *, regularization="l2", axis=(-2, -1)):
-        """Project by :func:`~diffopt.transport.project_birkhoff`."""
+        """Project by :func:`~diffopt.project_birkhoff`."""
         theta = as_float(theta, "theta")
         out = project_birkhoff(jnp.moveaxis(theta, axis, (-2, -1)), regularization=regularization)
         return jnp.moveaxis(out, (-2, -1), axis)

@@ -48,12 +48,16 @@ PAPERS = (
         "fenchel_young",
         "Fenchel-Young losses",
         "Which loss belongs to which prediction map, and when is a prediction exactly sparse?",
+        "Probability of one of three classes against its score: the softmax never reaches zero or "
+        "one, the entmax and the sparsemax do, and the hard choice jumps",
     ),
     Paper(
         "blondel2019structured",
         "structured",
         "Projection oracles",
         "What does one gain by projecting on a smaller polytope?",
+        "Points around the unit square with segments to their projections onto it and onto the "
+        "half of it where at most one of two labels is chosen",
     ),
     Paper(
         "berthet2020learning",
