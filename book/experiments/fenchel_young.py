@@ -117,7 +117,7 @@ def proportions_settings(profile):
     return {
         "datasets": ["yeast", "digits", "fashion"] if paper else ["digits"],
         "alphas": [1.0, 1.25, 1.5, 1.75, 2.0] if paper else [1.0, 1.5, 2.0],
-        "lams": [10.0**power for power in (range(-1, -6, -1) if paper else range(-2, -5, -2))],
+        "lams": [10.0**power for power in (range(0, -7, -1) if paper else range(-2, -5, -2))],
         "num_outer": 10 if paper else 3,
         "num_inner": 5,
         "num_items": 2000 if paper else 500,
@@ -183,7 +183,7 @@ def recovery_settings(profile):
         "kinds": ["uniform", "random"],
         "lengths": [200, 500, 1000, 2000] if paper else [500],
         "losses": list(LOSSES) if paper else ["shannon", "gini"],
-        "lams": [10.0**power for power in (range(-1, -5, -1) if paper else range(-2, -4, -1))],
+        "lams": [10.0**power for power in (range(1, -5, -1) if paper else range(-2, -4, -1))],
         "num_train": 1000 if paper else 300,
         "num_test": 1000 if paper else 300,
         "num_words": 500 if paper else 200,
@@ -241,7 +241,7 @@ def solvers_settings(profile):
         "lams": [1e-1, 1e-2, 1e-3] if paper else [1e-2],
         "num_items": 2000 if paper else 300,
         "tol": 1e-8,
-        "max_iter": 300 if paper else 100,
+        "max_iter": 1000 if paper else 100,
         "seed": 0,
     }
 
