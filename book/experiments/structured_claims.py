@@ -134,7 +134,7 @@ def judge_decoding(results, record):
     return verdict(
         "With calibrated decoding the loss is a consistent surrogate of the target loss: decoding "
         "the projection should not lose to decoding the scores.",
-        "abstract",
+        "abstract; label ranking",
         f"calibrated decoding against a permutation of largest score, {len(datasets)} sets and two "
         f"geometries: {numbers}",
         all(c[2] == 0 for c in found.values()) and any(c[0] > 0 for c in found.values()),
@@ -183,7 +183,7 @@ def judge_absolute_decoding(results, record):
     return verdict(
         "Calibrated decoding for the absolute loss is consistent where a vertex of largest score "
         "is not.",
-        "abstract",
+        "abstract; ordinal regression",
         f"mean absolute error on the order simplex, {numbers}",
         all(c[0] > len(datasets) / 2 and c[2] == 0 for c in counts.values()),
         all(c[0] > c[2] for c in counts.values()),
