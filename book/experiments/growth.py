@@ -44,8 +44,8 @@ def memory(key):
     return 1024 * int(status.split(f"{key}:")[1].split()[0])
 
 
-def measure(function, batch, n):
-    """Measure a jitted function of values and targets.
+def measure(function, batch, n, limit_bytes):
+    """Measure a jitted function of values and targets, unless its plan exceeds the memory.
 
     Returns
     -------
@@ -61,6 +61,8 @@ def measure(function, batch, n):
     compiled = jax.jit(function).lower(values, targets).compile()
     result = {"compile_s": time.perf_counter() - start}
     result["compiled_bytes"] = int(compiled.memory_analysis().temp_size_in_bytes)
+    if result["compiled_bytes"] > limit_bytes:
+        return result | {"failed": _too_large(limit_bytes)}
     host = jax.default_backend() == "cpu" and sys.platform.startswith("linux")
     if host:
         gc.collect()
@@ -89,8 +91,8 @@ def worker(module, method, name, batch, sizes, limit_s, limit_bytes):
         limit = memory("VmData") + int(limit_bytes)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for n in sizes:
-        result = measure(function, batch, n)
-        if result["seconds"] > limit_s:
+        result = measure(function, batch, n, limit_bytes)
+        if result.get("seconds", 0) > limit_s:
             result["failed"] = f"takes more than {limit_s} s"
         print(json.dumps(result), flush=True)
         if "failed" in result:
@@ -135,5 +137,9 @@ def _reason(errors, code, limit_bytes):
         "Unable to allocate",
     )
     if code < 0 or any(sign in errors for sign in signs):
-        return f"needs more than {limit_bytes / 1e9:.0f} GB"
+        return _too_large(limit_bytes)
     return (errors.strip().splitlines() or ["failed"])[-1][:160]
+
+
+def _too_large(limit_bytes):
+    return f"needs more than {limit_bytes / 1e9:.0f} GB"
