@@ -7,6 +7,7 @@ Each takes the record it draws, ``json["experiments"][NAME]`` of
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from book import style
 from book.experiments.fenchel_young_claims import tuned
@@ -106,6 +107,7 @@ def solvers(record, name="yeast"):
                 if trace:
                     ax.loglog(trace["seconds"], np.maximum(trace["gap"], 1e-12), lw=1.5, **look)
             ax.grid(True)
+            ax.xaxis.set_minor_formatter(NullFormatter())
         row[0].set(ylabel=LOSSES[loss]["label"])
     for ax, lam in zip(axes[0], lams, strict=True):
         ax.set(title=rf"$\lambda$ = {lam:g}")

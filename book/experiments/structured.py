@@ -311,7 +311,7 @@ MULTILABEL = Task(
 TASKS = {"ranks": RANKS, "matrices": MATRICES, "ordinal": ORDINAL, "multilabel": MULTILABEL}
 PAPER_SETS = {
     "ranks": BY_SIZE,
-    "matrices": ["iris", "wine", "glass", "authorship", "vehicle", "vowel"],
+    "matrices": ["iris", "wine", "glass", "authorship", "vehicle"],
     "ordinal": list(data.ORDINAL),
     "multilabel": list(data.MULTILABEL),
 }
