@@ -180,13 +180,34 @@ class FenchelYoungClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _problem(self, X, y, sample_weight):
+        """Check everything; return the problem, and the mean that features were centred by."""
+        regularizer = self._check_parameters()
+        options = {"accept_sparse": "csr", "dtype": np.float64, "multi_output": True}
+        X, y = validate_data(self, X, y, order="C", **options)
+        targets = self._encode(y)
+        if self.regularizer == "hinge":
+            regularizer = CostAugmented(1 - targets)
+        weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        if not weights.sum() > 0:
+            raise ValueError("sample_weight must have a positive sum, got zeros only")
+        weights, mean = weights / weights.sum(), np.zeros(X.shape[1])
+        if self.fit_intercept and not scipy.sparse.issparse(X):
+            mean = weights @ X  # to centre features changes the intercept alone
+            X = X - mean
+        lam = float(self.lam)
+        return _Problem(X, targets, weights, regularizer, lam, self.fit_intercept), mean
+
+    def _check_parameters(self):
         check_choice(self.solver, ("lbfgs", "dual"), "solver")
         for name in ("lam", "tol", "max_iter"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        regularizer = _as_regularizer(self.regularizer)
-        options = {"accept_sparse": "csr", "dtype": np.float64, "multi_output": True}
-        X, y = validate_data(self, X, y, order="C", **options)
+        if self.regularizer == "hinge" and self.solver != "dual":
+            raise ValueError(f"solver must be 'dual' for the hinge loss, got {self.solver!r}")
+        return _as_regularizer(self.regularizer)
+
+    def _encode(self, y):
+        """Set the classes; return a distribution over them for each item."""
         if y.ndim == 2 and y.shape[1] > 1:
             targets = _check_proportions(y)
             self.classes_ = np.arange(y.shape[1])
@@ -197,19 +218,7 @@ class FenchelYoungClassifier(ClassifierMixin, BaseEstimator):
             targets = np.eye(len(self.classes_))[places]
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold at least two classes, got one class: {self.classes_}")
-        if self.regularizer == "hinge":
-            regularizer = CostAugmented(1 - targets)
-            if self.solver != "dual":
-                raise ValueError(f"solver must be 'dual' for the hinge loss, got {self.solver!r}")
-        weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        if not weights.sum() > 0:
-            raise ValueError("sample_weight must have a positive sum, got zeros only")
-        weights, mean = weights / weights.sum(), np.zeros(X.shape[1])
-        if self.fit_intercept and not scipy.sparse.issparse(X):
-            mean = weights @ X  # to centre features changes the intercept alone
-            X = X - mean
-        lam = float(self.lam)
-        return _Problem(X, targets, weights, regularizer, lam, self.fit_intercept), mean
+        return targets
 
     def _scores(self, X):
         check_is_fitted(self)
