@@ -60,7 +60,7 @@ def projection_loss(theta, y, project, *, regularization="l2", axis=-1):
 
     .. math::
 
-        S_{\mathcal{C}}(\theta, y) = \max_{\mu \in \mathcal{C}} \,
+        L_{\mathcal{C}}(\theta; y) = \max_{\mu \in \mathcal{C}} \,
         \{\langle \theta, \mu \rangle - \Psi(\mu)\} + \Psi(y) - \langle \theta, y \rangle
         \ge 0,
 
@@ -419,7 +419,7 @@ def _assign(theta):
 class TargetLoss:
     r"""A target loss, affine in the encodings of prediction and target.
 
-    .. math:: L(\hat y, y) = \langle \hat y, \, V y + b \rangle + c(y)
+    .. math:: \ell(\hat y, y) = \langle \hat y, \, V y + b \rangle + c(y)
 
     ``affine(u)`` is :math:`V u + b` and ``constant(y)`` is :math:`c(y)`.
     """
