@@ -46,9 +46,9 @@ def proportions(record):
                     label="fixed")  # fmt: skip
         chosen = tuned(results, name, alphas)
         _, bar = mean_error(chosen - js[0])
-        ax.errorbar([alphas[-1] + 0.25], [chosen.mean()], [bar], fmt="D", color=style.ORANGE,
+        ax.errorbar([alphas[-1] + 0.5], [chosen.mean()], [bar], fmt="D", color=style.ORANGE,
                     ms=5, lw=1.4, label="tuned")  # fmt: skip
-        ax.set(title=name, xticks=[1, 1.5, 2, alphas[-1] + 0.25])
+        ax.set(title=name, xticks=[1, 1.5, 2, alphas[-1] + 0.5], xlim=(0.85, 2.8))
         ax.set_xticklabels(["1", "1.5", "2", "tuned"])
     fig.supxlabel("order α of the Tsallis entropy", fontsize=10.5)
     fig.supylabel("Jensen-Shannon divergence, nats", fontsize=10.5)

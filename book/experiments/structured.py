@@ -311,6 +311,7 @@ MULTILABEL = Task(
 TASKS = {"ranks": RANKS, "matrices": MATRICES, "ordinal": ORDINAL, "multilabel": MULTILABEL}
 PAPER_SETS = {
     "ranks": BY_SIZE,
+    # few and small ones: a fit takes minutes where a label has its own row and column
     "matrices": ["iris", "wine", "glass", "authorship", "vehicle"],
     "ordinal": list(data.ORDINAL),
     "multilabel": list(data.MULTILABEL),
