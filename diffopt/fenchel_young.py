@@ -141,9 +141,9 @@ def separation_margin(regularizer):
     Parameters
     ----------
     regularizer : Regularizer
-        One with a known margin: :class:`Tsallis` and its relatives (:math:`1 / (\alpha - 1)`),
-        :class:`Norm` and :class:`SquaredNorm` (1), :class:`CostAugmented` (the largest difference
-        of costs) and :class:`Zero` (0), :class:`Renyi` and :class:`FermiDirac` (infinite).
+        One with a known margin: ``Tsallis`` and its relatives (:math:`1 / (\alpha - 1)`),
+        ``Norm`` and ``SquaredNorm`` (1), ``CostAugmented`` (the largest difference
+        of costs) and ``Zero`` (0), ``Renyi`` and ``FermiDirac`` (infinite).
 
     Returns
     -------

@@ -11,7 +11,7 @@ A regularizer :math:`\Omega` is a convex function on a convex set of predictions
 
 Each regularizer here is a small object with methods ``value``, ``max`` (the conjugate) and
 ``argmax`` (the prediction map). The maps that have names of their own are functions too. A new
-regularizer is a subclass of :class:`Regularizer` with two methods. Blondel, Martins and Niculae
+regularizer is a subclass of ``Regularizer`` with two methods. Blondel, Martins and Niculae
 :cite:p:`blondel2020learning`, sections 3 and 4. Chapter: :ref:`fenchel_young`.
 
 Arguments that all share:
@@ -219,6 +219,11 @@ def to_rows(regularizer, data, where, axis, masked):
     return regularizer, jnp.moveaxis(rows, axis, -1)
 
 
+jax.tree_util.register_pytree_node(
+    Regularizer, _flatten, functools.partial(_unflatten, Regularizer)
+)
+
+
 @functools.partial(jax.jit, static_argnames="axis")
 def _value(regularizer, p, where, axis):
     rows, q = to_rows(regularizer, p, where, axis, 0)
@@ -350,7 +355,7 @@ class Shannon(Tsallis):
     r"""Shannon's negentropy :math:`\sum_i p_i \log p_i`: the softmax and the logistic loss.
 
     The Tsallis negentropy of order 1, with domain, derivatives and references of
-    :class:`Tsallis`. Its conjugate is :math:`\log \sum_i e^{\theta_i}`; the loss has no margin.
+    ``Tsallis``. Its conjugate is :math:`\log \sum_i e^{\theta_i}`; the loss has no margin.
 
     Examples
     --------
@@ -368,7 +373,7 @@ class Gini(Tsallis):
     r"""Gini's negentropy :math:`\tfrac12 (\|p\|^2 - 1)`: the sparsemax and its loss.
 
     The Tsallis negentropy of order 2, with domain, derivatives and references of
-    :class:`Tsallis`; `argmax` is the Euclidean projection onto the simplex. The margin is 1.
+    ``Tsallis``; `argmax` is the Euclidean projection onto the simplex. The margin is 1.
 
     Examples
     --------
@@ -486,7 +491,7 @@ class SquaredNorm(Regularizer):
         \hat y(\theta) \propto [\theta - \tau]_+^{1/(q-1)}
 
     where, with r = 1 / (q - 1) and :math:`a = [\theta - \tau]_+`, the threshold makes
-    :math:`\|a\|_{1+r}^{1-r} \sum_i a_i^r` one. For q = 2 this is :class:`Gini`. The margin is 1.
+    :math:`\|a\|_{1+r}^{1-r} \sum_i a_i^r` one. For q = 2 this is ``Gini``. The margin is 1.
 
     Parameters
     ----------
@@ -557,7 +562,7 @@ class Renyi(Regularizer):
         \qquad \hat y(\theta) \propto (\tau - \theta)^{-1/(1 - \beta)}
 
     Predictions have full support and heavy tails; there is no margin. At 1 it is
-    :class:`Shannon`, and above 1 the negentropy is not convex.
+    ``Shannon``, and above 1 the negentropy is not convex.
 
     Parameters
     ----------
@@ -745,8 +750,8 @@ class Fused(Regularizer):
 
     Notes
     -----
-    Niculae and Blondel :cite:p:`niculae2017regularized`, proposition 2. The derivative takes
-    means over the blocks of the proximal step and then is that of :func:`sparsemax`.
+    Niculae and Blondel :cite:p:`niculae2017regularized`. The derivative takes
+    means over the blocks of the proximal step and then is that of :func:`~diffopt.sparsemax`.
 
     Examples
     --------
@@ -911,7 +916,7 @@ def sparsemax(theta, *, axis=-1, where=None):
         \operatorname*{argmin}_{p \in \triangle} \; \tfrac12 \|p - \theta\|^2
         = [\theta - \tau]_+
 
-    Parameters, results, errors as for :func:`softmax`.
+    Parameters, results, errors as for :func:`~diffopt.softmax`.
 
     Parameters
     ----------
@@ -952,14 +957,15 @@ def entmax(theta, alpha=1.5, *, axis=-1, where=None):
         \frac{1}{\alpha (\alpha - 1)} \sum_i (p_i^\alpha - p_i)
         = [(\alpha - 1)\,\theta - \tau]_+^{1 / (\alpha - 1)}
 
-    Results and errors as for :func:`softmax`, and a ValueError if `alpha` is below 1.
+    Results and errors as for :func:`~diffopt.softmax`, and a ValueError if `alpha` is below 1.
 
     Parameters
     ----------
     theta : array of shape [..., n, ...]
         The scores, along `axis`.
     alpha : float or array of size 1 along `axis`, default 1.5
-        The order: 1 is :func:`softmax`, 2 is :func:`sparsemax`. May be differentiated.
+        The order: 1 is :func:`~diffopt.softmax`, 2 is :func:`~diffopt.sparsemax`. May be
+        differentiated.
     axis : int, default -1
         The axis of the items.
     where : boolean array that broadcasts to the shape of `theta`, optional
@@ -994,7 +1000,7 @@ def normmax(theta, q=2.0, *, axis=-1, where=None):
 
         \operatorname*{argmax}_{p \in \triangle} \; \langle\theta, p\rangle - \|p\|_q
 
-    Results and errors as for :func:`softmax`, and a ValueError if `q` is not above 1.
+    Results and errors as for :func:`~diffopt.softmax`, and a ValueError if `q` is not above 1.
 
     Parameters
     ----------
@@ -1014,7 +1020,7 @@ def normmax(theta, q=2.0, *, axis=-1, where=None):
     Notes
     -----
     Newton's method on the convex equation of the threshold, in passes of O(n); derivative and
-    reference as for :class:`Norm`. Chapter: :ref:`fenchel_young`.
+    reference as for ``Norm``. Chapter: :ref:`fenchel_young`.
 
     Examples
     --------
@@ -1034,15 +1040,15 @@ def fusedmax(theta, weight=1.0, *, axis=-1, where=None):
         \operatorname*{argmin}_{p \in \triangle} \; \tfrac12 \|p - \theta\|^2
         + \lambda \sum_i |p_{i+1} - p_i|
 
-    Results and errors as for :func:`softmax`, and a ValueError if `weight` is negative.
+    Results and errors as for :func:`~diffopt.softmax`, and a ValueError if `weight` is negative.
 
     Parameters
     ----------
     theta : array of shape [..., n, ...]
         The scores, in order along `axis`.
     weight : float or array of size 1 along `axis`, default 1.0
-        The weight :math:`\lambda` of the total variation; 0 gives :func:`sparsemax`. May be
-        differentiated.
+        The weight :math:`\lambda` of the total variation; 0 gives :func:`~diffopt.sparsemax`.
+        May be differentiated.
     axis : int, default -1
         The axis along which items are neighbours.
     where : boolean array that broadcasts to the shape of `theta`, optional
@@ -1056,7 +1062,7 @@ def fusedmax(theta, weight=1.0, *, axis=-1, where=None):
     -----
     Segments are cut at the levels of their means until none divides: exact, each round O(n log n)
     and parallel, usually about log n of them. Niculae and Blondel
-    :cite:p:`niculae2017regularized`; derivative as for :class:`Fused`. Chapter:
+    :cite:p:`niculae2017regularized`; derivative as for ``Fused``. Chapter:
     :ref:`fenchel_young`.
 
     Examples
@@ -1077,14 +1083,15 @@ def budget(theta, k, *, axis=-1, where=None):
         \operatorname*{argmin}_{p \in [0, 1]^n, \; \sum_i p_i = k} \; \tfrac12 \|p - \theta\|^2
         = \operatorname{clip}(\theta - \tau, 0, 1)
 
-    Errors as for :func:`softmax`, and a ValueError if `k` is known and not in [0, n].
+    Errors as for :func:`~diffopt.softmax`, and a ValueError if `k` is known and not in [0, n].
 
     Parameters
     ----------
     theta : array of shape [..., n, ...]
         The scores, along `axis`.
     k : number or array of size 1 along `axis`
-        How many to choose, from 0 to n; need not be whole. For k = 1 this is :func:`sparsemax`.
+        How many to choose, from 0 to n; need not be whole. For k = 1 this is
+        :func:`~diffopt.sparsemax`.
     axis : int, default -1
         The axis of the items.
     where : boolean array that broadcasts to the shape of `theta`, optional
@@ -1098,8 +1105,8 @@ def budget(theta, k, *, axis=-1, where=None):
     Notes
     -----
     O(n log n): the set is the permutahedron of k ones and n - k zeros, see
-    :func:`project_permutahedron`. The derivative subtracts the mean over the entries between 0
-    and 1; that in k is the one from the right. Chapter: :ref:`fenchel_young`.
+    :func:`~diffopt.project_permutahedron`. The derivative subtracts the mean over the entries
+    between 0 and 1; that in k is the one from the right. Chapter: :ref:`fenchel_young`.
 
     Examples
     --------

@@ -37,8 +37,9 @@ def total(x):
 def center(theta):
     """Subtract each row's maximum; where that is infinite, only the maximal scores take part."""
     top = jax.lax.stop_gradient(theta.max(-1, keepdims=True, initial=-jnp.inf))
-    best = jnp.where(top > -jnp.inf, jnp.zeros_like(theta), -jnp.inf)
-    return jnp.where(theta == top, best, theta - top)
+    best = jnp.where(top == jnp.inf, jnp.zeros_like(theta), -jnp.inf)
+    extreme = jnp.where(theta == top, best, jnp.where(top == top, -jnp.inf, top))
+    return jnp.where(abs(top) < jnp.inf, theta - top, extreme)
 
 
 def _normalize(x):
