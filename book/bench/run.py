@@ -25,7 +25,7 @@ MODES = ("value", "value+gradient")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 5, 41  # least and most
 SECONDS, SAMPLE = 0.7, 5e-3  # of a row's rounds, of a sample
-PATIENCE = 10.0  # a slower call, once warm, is not repeated; it counts as it is
+PATIENCE = 2.0  # a slower call, once warm, is not repeated; it counts as it is
 
 
 def cases(n: int, quick: bool = False) -> list[Case]:
