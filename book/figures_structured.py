@@ -99,7 +99,10 @@ def decoding(record):
         return
     methods = ["birkhoff_l2", "birkhoff_kl"]
     fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.2), sharey=True)
-    losses = {"hamming": (100, "Hamming's loss, %"), "spearman": (1, "Spearman's coefficient")}
+    losses = {
+        "hamming": (100, "wrong ranks avoided, points"),
+        "spearman": (1, "gain in Spearman's coefficient"),
+    }
     for ax, (loss, (scale, label)) in zip(axes, losses.items(), strict=True):
         names, of_map = folds(record, f"{loss}_map", methods)
         gain = scale * (of_map - folds(record, f"{loss}_calibrated", methods)[1])
@@ -108,7 +111,7 @@ def decoding(record):
         }
         ax.axvline(0, color=style.BLACK, linewidth=1)
         style.dots(ax, names, groups)
-        ax.set(xlabel=f"gain in {label}")
+        ax.set(xlabel=label)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     plt.show()
 

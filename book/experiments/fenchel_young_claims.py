@@ -6,6 +6,7 @@ from book.experiments.sorting_claims import verdict
 
 PAPER = "blondel2020learning"
 LINK = "fenchel-young-experiment"
+LABELS = {"shannon": "Shannon", "tsallis15": "Tsallis 1.5", "gini": "Gini", "norm2": "2-norm"}
 
 
 def claims(experiments):
@@ -89,7 +90,7 @@ def judge_recovery(results, record):
     """Compare divergences on synthetic documents."""
     signs = recovery_signs(results, record, "js")
     numbers = "; ".join(
-        f"{loss} better {s.count(1)}, alike {s.count(0)}, worse {s.count(-1)} times"
+        f"{LABELS[loss]} better {s.count(1)}, alike {s.count(0)}, worse {s.count(-1)} times"
         for loss, s in signs.items()
     )
     number = len(next(iter(signs.values())))
@@ -116,8 +117,8 @@ def judge_support(results, record):
         }
         for key in ("zeros", "support")
     )
-    numbers = ", ".join(f"{loss} {share:.0f} %" for loss, share in zeros.items())
-    right = ", ".join(f"{loss} {share:.0f} %" for loss, share in support.items())
+    numbers = ", ".join(f"{LABELS[loss]} {share:.0f} %" for loss, share in zeros.items())
+    right = ", ".join(f"{LABELS[loss]} {share:.0f} %" for loss, share in support.items())
     return verdict(
         "Tsallis entropies of an order above 1 give distributions with sparse support, the Shannon "
         "entropy never does.",
