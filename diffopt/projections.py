@@ -75,7 +75,7 @@ def project_box(theta, low=0.0, high=1.0, *, regularization="l2", axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_box
+    >>> from diffopt import project_box
     >>> print(project_box(jnp.array([-1.0, 0.3, 4.0])))
     [0.  0.3 1. ]
     >>> print(project_box(jnp.array([-jnp.inf, -jnp.log(2.0), 4.0]), regularization="kl"))
@@ -151,7 +151,7 @@ def project_simplex(theta, total=1.0, *, regularization="l2", axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_simplex
+    >>> from diffopt import project_simplex
     >>> print(project_simplex(jnp.array([-2.0, 0.0, 0.5])))
     [0.   0.25 0.75]
     >>> print(project_simplex(jnp.zeros(4), regularization="kl"))
@@ -229,7 +229,7 @@ def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2",
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_knapsack
+    >>> from diffopt import project_knapsack
     >>> theta = jnp.array([0.5, 2.0, -1.0, 1.5])
     >>> print(project_knapsack(theta, max_items=2))
     [0. 1. 0. 1.]
@@ -312,7 +312,7 @@ def project_l1_ball(theta, radius=1.0, *, regularization="l2", axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_l1_ball
+    >>> from diffopt import project_l1_ball
     >>> print(project_l1_ball(jnp.array([3.0, -2.5, 0.5]), 2.0))
     [ 1.25 -0.75  0.  ]
     >>> print(project_l1_ball(jnp.array([0.25, -0.5])))
@@ -379,7 +379,7 @@ def project_l2_ball(theta, radius=1.0, *, axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_l2_ball
+    >>> from diffopt import project_l2_ball
     >>> print(project_l2_ball(jnp.array([3.0, 4.0])))
     [0.6 0.8]
     """
@@ -443,7 +443,7 @@ def project_order_simplex(theta, *, regularization="l2", axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_order_simplex
+    >>> from diffopt import project_order_simplex
     >>> print(project_order_simplex(jnp.array([3.0, 0.25, 0.75, -2.0])))
     [1.  0.5 0.5 0. ]
     >>> print(project_order_simplex(jnp.zeros(3), regularization="kl"))
@@ -508,7 +508,7 @@ def project_product(theta, projections, sizes, *, regularization="l2", axis=-1):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.projections import project_box, project_product, project_simplex
+    >>> from diffopt import project_box, project_product, project_simplex
     >>> theta = jnp.array([0.5, 1.5, 0.25, 3.0])
     >>> print(project_product(theta, [project_simplex, project_box], [2, 2]))
     [0.   1.   0.25 1.  ]

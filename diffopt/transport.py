@@ -20,7 +20,7 @@ __all__ = ["TransportSolution", "project_birkhoff", "project_transport", "solve_
 
 
 class TransportSolution(NamedTuple):
-    """What :func:`solve_transport` returns.
+    """What :func:`~diffopt.solve_transport` returns.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def project_birkhoff(theta, *, regularization="l2", tol=1e-12, max_iter=500):
     Scores far apart meet the best permutation; equal scores, the centre:
 
     >>> import jax.numpy as jnp
-    >>> from diffopt.transport import project_birkhoff
+    >>> from diffopt import project_birkhoff
     >>> print(project_birkhoff(jnp.array([[5.0, 4.0], [3.0, 0.0]])).round(4))
     [[0. 1.]
      [1. 0.]]
@@ -158,7 +158,7 @@ def project_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, m
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.transport import project_transport
+    >>> from diffopt import project_transport
     >>> rows, columns = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0, 2.0])
     >>> print(project_transport(jnp.zeros((2, 3)), rows, columns, regularization="kl").round(4))
     [[0.25 0.25 0.5 ]
@@ -183,7 +183,7 @@ def solve_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, max
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt.transport import solve_transport
+    >>> from diffopt import solve_transport
     >>> solution = solve_transport(jnp.eye(3), jnp.ones(3), jnp.ones(3))
     >>> bool(solution.converged), int(solution.iterations) < 10
     (True, True)
@@ -274,8 +274,8 @@ def _solve_jvp(regularization, tol, max_iter, primals, tangents):
     return out, (dvalue, *zeros)
 
 
-def _laplacian(weight, shift):
-    """Factorise [[diag(W 1), W], [W' , diag(W' 1)]], which is singular, shifted a little."""
+def _laplacian(weight, shift, eliminate=False):
+    """Factorise [[diag(W 1), W], [W', diag(W' 1)]], which is singular, shifted a little."""
     n, m = weight.shape[-2:]
     eps = jnp.finfo(weight.dtype).eps
     r, c = weight.sum(-1), weight.sum(-2)
@@ -284,16 +284,38 @@ def _laplacian(weight, shift):
     across = weight / r[..., :, None]
     eye = jnp.broadcast_to(jnp.eye(m, dtype=c.dtype), (*c.shape, m))
     schur = c[..., None] * eye - jnp.swapaxes(weight, -1, -2) @ across
-    factor = jnp.linalg.cholesky(schur)
+    solve_schur = functools.partial(_gauss, schur) if eliminate else _cholesky(schur)
 
     def solve(a, b):
-        b = b - (across * a[..., :, None]).sum(-2)
-        g = jax.lax.linalg.triangular_solve(factor, b[..., None], left_side=True, lower=True)
-        g = jax.lax.linalg.triangular_solve(factor, g, left_side=True, lower=True,
-                                            transpose_a=True)[..., 0]  # fmt: skip
+        g = solve_schur(b - (across * a[..., :, None]).sum(-2))
         return (a - (weight * g[..., None, :]).sum(-1)) / r, g
 
     return solve
+
+
+def _cholesky(matrix):
+    factor = jnp.linalg.cholesky(matrix)
+    options = {"left_side": True, "lower": True}
+
+    def solve(b):
+        x = jax.lax.linalg.triangular_solve(factor, b[..., None], **options)
+        return jax.lax.linalg.triangular_solve(factor, x, transpose_a=True, **options)[..., 0]
+
+    return solve
+
+
+def _gauss(matrix, b):
+    """Eliminate in all matrices at once: LAPACK takes small ones one by one."""
+    rows = jnp.concatenate([matrix, b[..., None]], -1)
+    place = jax.lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 2)
+
+    def eliminate(k, rows):
+        pivot = jax.lax.dynamic_index_in_dim(rows, k, -2)
+        pivot = pivot / jax.lax.dynamic_index_in_dim(pivot, k, -1)
+        column = jax.lax.dynamic_index_in_dim(rows, k, -1)
+        return jnp.where(place == k, pivot, rows - column * pivot)
+
+    return jax.lax.fori_loop(0, matrix.shape[-1], eliminate, rows)[..., -1]
 
 
 # --------------------------------------------------------------------------------------- solver
@@ -309,6 +331,7 @@ class _State(NamedTuple):
 
 _GROWTH = 2**3  # of the scale, from one stage to the next
 _LOOSE = 0.1  # error at which a stage ends
+_SMALL = 8  # matrices of this size are eliminated all at once
 
 
 def _newton(x, a, b, kl, tol, max_iter):
@@ -355,7 +378,8 @@ def _step(state, a, b, kl, tol, max_iter):
     final = scale >= 1
     done = state.done | (final & (error <= tol)) | jnp.isnan(error)
     weight = value if kl else (value > 0).astype(z.dtype)
-    f, g = _laplacian(weight, 1e-4 * jnp.minimum(error, 1))(r, c)
+    small = z.shape[-1] <= _SMALL and z.ndim > 2
+    f, g = _laplacian(weight, 1e-4 * jnp.minimum(error, 1), small)(r, c)
     direction = f[..., :, None] + g[..., None, :]
     slope = -(r * f).sum(-1) - (c * g).sum(-1)  # of minus the dual, at most zero
     gain = (a * f).sum(-1) + (b * g).sum(-1)

@@ -30,15 +30,20 @@ from tqdm import tqdm
 from book.bench.peers import Calls, jax_calls
 from book.bench.report import about
 from book.bench.run import CLOCKS, difference, measure
-from diffopt.projections import project_knapsack, project_order_simplex
+from diffopt.projections import project_knapsack, project_order_simplex, project_simplex
 from diffopt.transport import project_birkhoff
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench_polytopes.json"
-VECTORS = ((1, 100), (128, 100), (128, 1000), (8, 32_000))
-MATRICES = ((1, 5), (128, 5), (128, 10), (8, 50))
-SETS = {"knapsack": VECTORS, "order simplex": VECTORS, "birkhoff": MATRICES}
+VECTORS = ((1, 100), (1, 1000), (1, 10_000), (1, 100_000), (128, 100), (128, 1000))
+MATRICES = ((1, 5), (1, 10), (1, 30), (1, 100), (128, 5), (128, 10))
+SETS = {"simplex": VECTORS, "knapsack": VECTORS, "order simplex": VECTORS, "birkhoff": MATRICES}
 TIGHT, LOOSE = 1e-9, 1e-3  # the second is the default of the others
 SECONDS = 0.7
+
+
+def title(row: dict) -> str:
+    """Name a row: set, batch x n, dtype."""
+    return f"{row['set']} {row['batch']} x {row['n']}" + " float32" * (row["dtype"] == "float32")
 
 
 def draw(name: str, batch: int, n: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +64,7 @@ def ours(name: str, regularization: str, theta, cotangent, tol: float) -> Calls:
     """Calls of this package."""
     k = items(theta.shape[-1])
     project = {
+        "simplex": project_simplex,
         "knapsack": functools.partial(project_knapsack, min_items=k, max_items=k),
         "order simplex": project_order_simplex,
         "birkhoff": project_birkhoff,
@@ -81,6 +87,7 @@ def jaxopt(name: str, regularization: str, theta, cotangent, tol: float) -> Call
 
     matrices = {"l2": projection.projection_birkhoff, "kl": projection.kl_projection_birkhoff}
     found = {
+        ("simplex", "l2"): projection.projection_simplex,
         ("knapsack", "l2"): knapsack,
         ("birkhoff", regularization): functools.partial(
             matrices[regularization], make_solver=solver
@@ -97,6 +104,7 @@ def projection_losses(name: str, regularization: str, theta, cotangent, tol: flo
     if (name, regularization) == ("order simplex", "kl"):
         return {}
     polytope = {
+        "simplex": polytopes.ProbabilitySimplex,
         "knapsack": lambda: polytopes.Knapsack(max_labels=k, min_labels=k),
         "order simplex": polytopes.OrderSimplex,
         "birkhoff": lambda: polytopes.Birkhoff(max_iter=5000, tol=tol),
@@ -150,7 +158,7 @@ def wanted(quick: bool) -> list[tuple]:
         for name, sizes in SETS.items()
         for size in (sizes[1:2] if quick else sizes)
         for regularization in ("l2", "kl")
-        for dtype in (("float64",) if name == "birkhoff" else ("float32", "float64"))
+        for dtype in (("float32", "float64") if size == (128, 100) else ("float64",))
         for mode in ("value", "value+gradient")
     ]
 
