@@ -113,8 +113,8 @@ def judge_hull(results, record):
         "abstract; label ranking",
         f"Hamming's loss of the Birkhoff polytope against the larger set of matrices whose rows "
         f"sum to one: {numbers}",
-        all(c[0] > 0 and c[2] == 0 for c in counts.values()),
-        all(c[0] >= c[2] for c in counts.values()),
+        all(c[0] > len(datasets) / 2 and c[2] == 0 for c in counts.values()),
+        all(c[0] > c[2] for c in counts.values()),
         LINK,
     )
 
@@ -137,8 +137,8 @@ def judge_decoding(results, record):
         "abstract; label ranking",
         f"calibrated decoding against a permutation of largest score, {len(datasets)} sets and two "
         f"geometries: {numbers}",
-        all(c[2] == 0 for c in found.values()) and any(c[0] > 0 for c in found.values()),
-        all(c[0] >= c[2] for c in found.values()),
+        all(c[0] > len(datasets) and c[2] == 0 for c in found.values()),
+        all(c[0] >= c[2] for c in found.values()) and any(c[0] > c[2] for c in found.values()),
         LINK,
     )
 
