@@ -141,7 +141,7 @@ def _entmax_jvp(kind, primals, tangents):
         moved = moved + weights * jnp.where(weights > 0, dtheta, 0)
     if not isinstance(dalpha, SymbolicZero):
         moved = moved + _bend(p, alpha) * dalpha
-    mass = total(weights)
+    mass = total(weights) if kind != 1 else jnp.ones_like(p[..., :1])
     return p, moved - weights * (total(moved) / jnp.where(mass == 0, 1, mass))
 
 
