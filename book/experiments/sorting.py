@@ -642,9 +642,10 @@ def run_runtime(unit, settings):
     method, batch, n = unit.split("/")
     sizes = tuple(settings["sizes"][f"{method}/{batch}"])
     limits = [settings[key] for key in ("limit_s", "limit_bytes", "timeout")]
+    operations = growth.OPERATIONS if method in OURS else ("value", "gradient")
     return {
         name: runtime_series(method, name, int(batch), sizes, *limits)[int(n)]
-        for name in growth.OPERATIONS
+        for name in operations
     }
 
 
