@@ -264,8 +264,9 @@ def test_masks_and_dropped_items(name):
 def test_axes_types_and_special_values(name, x64):
     regularizer, y = REGULARIZERS[name], TARGETS["labels"]
     expected = loss(THETA, y, regularizer)
-    if name != "permutahedron":
-        assert_allclose(loss(THETA.T, y.T, regularizer, axis=0), expected, rtol=1e-6)
+    if name != "permutahedron":  # arrays of a regularizer are aligned with the scores
+        across = regularizer if name != "cost" else CostAugmented(jnp.arange(5.0)[:, None] / 4)
+        assert_allclose(loss(THETA.T, y.T, across, axis=0), expected, rtol=1e-6)
     mapped = jax.vmap(lambda t, y: loss(t, y, regularizer))(THETA, y)
     assert_allclose(mapped, expected, rtol=1e-6, atol=1e-7)
     assert loss(np.zeros((0, N)), np.zeros((0, N)), regularizer).shape == (0,)
