@@ -361,7 +361,7 @@ def isotonic_kl(y, w, out, block):
 
 @_jit
 def _solve_l2(s, w, lo, hi, total, block):
-    """As :func:`_pool_l2` with unit weights; `block` holds where blocks start until it is done."""
+    """As :func:`_pool` with unit weights; `block` holds where blocks start until it is done."""
     top = -1
     for k in range(lo, hi):
         t, start = float(w[k]) - float(s[k]), k
