@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from book.experiments.sorting_claims import verdict
+from book.experiments.runner import judge_all, verdict
 
 PAPER = "blondel2020learning"
 LINK = "fenchel-young-experiment"
@@ -16,13 +16,7 @@ def claims(experiments):
         "recovery": [judge_recovery, judge_support],
         "solvers": [judge_dual],
     }
-    found = []
-    for name, functions in judges.items():
-        record = experiments.get(name, {"units": {}})
-        results = {unit: stored["result"] for unit, stored in record["units"].items()}
-        if record.get("complete"):
-            found += [{"paper": PAPER, **judge(results, record)} for judge in functions]
-    return found
+    return judge_all(PAPER, judges, experiments)
 
 
 def tuned(results, name, alphas, measure="js"):

@@ -180,3 +180,36 @@ def main(chapter, experiments, claims, argv=None):
     for claim in record["claims"]:
         print(f"[{claim['verdict']}] {claim['claim']} -- ours: {claim['our_number']}")
     return record
+
+
+def judge_all(paper, judges, experiments):
+    """Judge a paper's claims by those experiments that are complete.
+
+    Parameters
+    ----------
+    paper : str
+        Its key in the bibliography.
+    judges : dict of str to list of callable
+        For each experiment the functions of its results and its record that make a `verdict`.
+    experiments : dict of str to dict
+        The stored records.
+    """
+    found = []
+    for name, functions in judges.items():
+        record = experiments.get(name, {"units": {}})
+        results = {unit: stored["result"] for unit, stored in record["units"].items()}
+        if record.get("complete"):
+            found += [{"paper": paper, **judge(results, record)} for judge in functions]
+    return found
+
+
+def verdict(claim, where, our_number, reproduced, partly, link):
+    """Make the record of one claim; `reproduced` and `partly` are conditions."""
+    word = "reproduced" if reproduced else "partly" if partly else "not reproduced"
+    return {
+        "claim": claim,
+        "where": where,
+        "our_number": our_number,
+        "verdict": word,
+        "link": link,
+    }

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from book.experiments.runner import judge_all, verdict
 from book.experiments.sorting_ranks import OTHERS, OURS
 
 PAPER = "blondel2020fast"
+LINK = "sorting-experiment"
 LABELS = {
     "ridge": "ridge",
     "huber": "Huber",
@@ -27,25 +29,7 @@ def claims(experiments):
         "topk": [judge_cross_entropy, judge_sinkhorn, judge_all_pairs],
         "runtime": [judge_growth, judge_speed, judge_memory],
     }
-    found = []
-    for name, functions in judges.items():
-        record = experiments.get(name, {"units": {}})
-        results = {unit: stored["result"] for unit, stored in record["units"].items()}
-        if record.get("complete"):
-            found += [{"paper": PAPER, **judge(results, record)} for judge in functions]
-    return found
-
-
-def verdict(claim, where, our_number, reproduced, partly, link="sorting-experiment"):
-    """Make the record of one claim; `reproduced` and `partly` are conditions."""
-    word = "reproduced" if reproduced else "partly" if partly else "not reproduced"
-    return {
-        "claim": claim,
-        "where": where,
-        "our_number": our_number,
-        "verdict": word,
-        "link": link,
-    }
+    return judge_all(PAPER, judges, experiments)
 
 
 def count_gains(results, datasets, method, least=0.001):
@@ -75,6 +59,7 @@ def judge_label_ranking(results, record):
         "errors)".format(l2[0], len(datasets), *l2[1:], *kl),
         l2[0] >= 13 and l2[2] <= 4,
         l2[0] > l2[2],
+        LINK,
     )
 
 
@@ -98,6 +83,7 @@ def judge_ridge(results, record):
         f"mean R² at 0 % and at {100 * worst[0]:.0f} % outliers: {numbers}",
         lost["soft_trimmed"] < 0.5 * lost["ridge"],
         lost["soft_trimmed"] < lost["ridge"],
+        LINK,
     )
 
 
@@ -113,6 +99,7 @@ def judge_interpolation(results, record):
         f"mean R² over sets and shares of outliers: {numbers}",
         mean["soft_trimmed"] >= max(limits, mean["huber"]) - 0.005,
         mean["soft_trimmed"] >= limits - 0.005,
+        LINK,
     )
 
 
@@ -137,6 +124,7 @@ def judge_cross_entropy(results, record):
         f"{numbers} (Fashion-MNIST, 12 seeds, ± standard error)",
         min(gains.values()) > 2,
         max(gains.values()) > -2,
+        LINK,
     )
 
 
@@ -154,6 +142,7 @@ def judge_sinkhorn(results, record):
         f"{numbers} of CPU time",
         close and faster,
         close or faster,
+        LINK,
     )
 
 
@@ -168,6 +157,7 @@ def judge_all_pairs(results, record):
         f"cross-entropy {entropy[0]:.1f} ± {entropy[1]:.1f} %",
         pairs[0] <= entropy[0] + 2 * error,
         False,
+        LINK,
     )
 
 

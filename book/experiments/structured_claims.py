@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from book.experiments.sorting_claims import verdict
+from book.experiments.runner import judge_all, verdict
 
 PAPER = "blondel2019structured"
 LINK = "structured-experiment"
@@ -16,13 +16,7 @@ def claims(experiments):
         "ordinal": [judge_ordinal, judge_absolute_decoding],
         "multilabel": [judge_multilabel],
     }
-    found = []
-    for name, functions in judges.items():
-        record = experiments.get(name, {"units": {}})
-        results = {unit: stored["result"] for unit, stored in record["units"].items()}
-        if record.get("complete"):
-            found += [{"paper": PAPER, **judge(results, record)} for judge in functions]
-    return found
+    return judge_all(PAPER, judges, experiments)
 
 
 def gains(results, unit, other, measure, other_measure=None):
