@@ -47,6 +47,12 @@ regularizations = pytest.mark.parametrize("regularization", ["l2", "kl"])
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers():
+    """Start the generator anew, so that no test depends on those before it."""
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def scores(axis, batch=40):
     theta = rng.normal(size=(batch, N, N) if axis == BOTH else (batch, N))
     theta[: batch // 2] = np.round(theta[: batch // 2] * 2) / 2
