@@ -61,7 +61,7 @@ def check_range(value, low, high, name):
 def check_positive(value, name):
     """Raise if `value` is known, not traced, and not positive."""
     if not isinstance(value, jax.core.Tracer) and not (np.asarray(value) > 0).all():
-        raise ValueError(f"{name} must be positive, got {value}; a small one is near hard")
+        raise ValueError(f"{name} must be positive, got {value}; take a small number")
 
 
 def check_shape(x, shape, name, like):
