@@ -311,21 +311,56 @@ def _add(a, a_exp, b, b_exp):
 
 
 @_jit
+def _pool_even(y, minus, lo, hi, total, block):
+    """As :func:`_pool`, for unit weights and the targets ``y - minus`` (``y``, if that is empty).
+
+    The mass of a block is the distance from its start to the next, so none is kept. Also tells
+    whether a target is NaN.
+    """
+    top, nan = lo - 1, False
+    last, size, first = -np.inf, 1.0, lo  # of the block on top of the stack
+    for k in range(lo, hi):
+        t, m, start = float(y[k]) - (float(minus[k]) if minus.size else 0.0), 1.0, k
+        nan |= t != t
+        while last * m > t * size:
+            t += last
+            m += size
+            start = first
+            top -= 1
+            if top < lo:
+                last = -np.inf
+                break
+            last, first = total[top], np.int64(block[top])
+            size = float(start - first)
+        top += 1
+        total[top], block[top] = t, start
+        last, size, first = t, m, start
+    return top + 1, nan
+
+
+@_jit
 def isotonic_l2(y, weights, out, block):
     """Increasing isotonic regression, and the place at which each item's block starts."""
     n = out.shape[1]
-    total, mass = np.empty(n), np.empty(n)
+    even = weights.size == 0
+    scratch, mass = np.empty(0 if even and out.itemsize == 8 else n), np.empty(0 if even else n)
     for r in range(out.shape[0]):
-        target, weight = _row(y, r), _row(weights, r)
-        nan = _has_nan(target) or _has_nan(weight)
-        for k in range(n):
-            mass[k] = weight[k] if weight.size else 1.0
-            total[k] = target[k] * mass[k]
+        target, weight, starts = _row(y, r), _row(weights, r), block[r]
+        total = scratch if scratch.size else out[r].view(np.float64)
+        if even:
+            blocks, nan = _pool_even(target, weight, 0, n, total, starts)
+        else:
+            nan = _has_nan(target) or _has_nan(weight)
+            for k in range(n):
+                mass[k] = weight[k]
+                total[k] = target[k] * mass[k]
+            blocks = _pool(total, mass, 0, n, starts)
         stop = n
-        for b in range(_pool(total, mass, 0, n, block[r]) - 1, -1, -1):
-            start = np.int64(block[r, b])
-            _fill(out[r], start, stop, np.nan if nan else total[b] / mass[b])
-            _fill(block[r], start, stop, start)
+        for b in range(blocks - 1, -1, -1):
+            start = np.int64(starts[b])
+            value = total[b] / (float(stop - start) if even else mass[b])
+            _fill(out[r], start, stop, np.nan if nan else value)
+            _fill(starts, start, stop, start)
             stop = start
 
 
@@ -361,19 +396,11 @@ def isotonic_kl(y, w, out, block):
 
 @_jit
 def _solve_l2(s, w, lo, hi, total, block):
-    """As :func:`_pool` with unit weights; `block` holds where blocks start until it is done."""
-    top = -1
-    for k in range(lo, hi):
-        t, start = float(w[k]) - float(s[k]), k
-        while top >= 0 and total[top] * (k + 1 - start) > t * (start - block[lo + top]):
-            t += total[top]
-            start = block[lo + top]
-            top -= 1
-        top += 1
-        total[top], block[lo + top] = t, start
+    """Write the solution in place of `s`; `block` holds where blocks start until it is done."""
+    blocks, _ = _pool_even(w, s, lo, hi, total, block)
     stop = hi
-    for b in range(top, -1, -1):
-        start = block[lo + b]
+    for b in range(blocks - 1, lo - 1, -1):
+        start = block[b]
         anchor, s_sum, w_sum = float(s[start]), 0.0, 0.0
         for k in range(start, stop):
             s_sum += s[k] - anchor
