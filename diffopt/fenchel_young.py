@@ -29,10 +29,8 @@ from diffopt.regularizers import (
     Renyi,
     SquaredNorm,
     Tsallis,
-    check_data,
-    slope_in_fields,
-    to_rows,
 )
+from diffopt.regularizers.base import check_data, slope_in_fields, to_rows
 
 __all__ = ["fenchel_young_loss", "separation_margin"]
 

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffopt import isotonic_kl, isotonic_l2, kernels, project_permutahedron, soft_rank, soft_sort
+from diffopt import (
+    fusedmax,
+    isotonic_kl,
+    isotonic_l2,
+    kernels,
+    project_permutahedron,
+    soft_rank,
+    soft_sort,
+)
 
 BASE = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
 
@@ -45,6 +53,7 @@ OPERATORS = {
     "isotonic_kl": lambda x, y: isotonic_kl(x, y / 4),
     "project_l2": lambda x, y: project_permutahedron(x, y),
     "project_kl": lambda x, y: project_permutahedron(x, jnp.exp(y / 4), regularization="kl"),
+    "fusedmax": lambda x, y: fusedmax(x, jnp.exp(y[..., :1] / 4) / 4),
     "sort_kl": lambda x, y: soft_sort(x, epsilon=0.3, regularization="kl"),
     "sort_l2_masked": lambda x, y: soft_sort(x, epsilon=0.3, where=y > 0),
     "rank_kl_masked": lambda x, y: soft_rank(x, epsilon=0.3, regularization="kl", where=y > 0),

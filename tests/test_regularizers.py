@@ -254,7 +254,7 @@ def test_fusedmax_against_all_patterns_of_jumps(weight):
 def test_long_fused_rows_satisfy_the_optimality_conditions():
     """The proximal step is optimal where its running sum touches the tube at every jump."""
     theta = np.cumsum(np.random.default_rng(8).normal(size=(4, 300)), -1)
-    from diffopt.regularizers import _fuse
+    from diffopt.regularizers.piecewise import _fuse
 
     x = np.asarray(_fuse(jnp.asarray(theta), jnp.asarray(2.0))[0]) + theta.max(-1, keepdims=True)
     z = np.cumsum(theta - x, -1)

@@ -1,31 +1,43 @@
-"""Total variation in one dimension: which neighbours share a value, found in parallel.
+"""Total variation in one dimension: which neighbours share a value.
 
-A level cuts the solution in two: the items above it solve a binary problem along a chain, whose
-dynamic programme composes clipped shifts and so is an associative scan. Each segment is cut at
-the mean that it would have, corrected for what its neighbours pull. A segment that this level
-does not divide is constant, exactly at that mean, so the rounds end after finitely many cuts.
+On a CPU this is dynamic programming, in native code. In parallel, a level cuts the solution in two:
+the items above it solve a binary problem along a chain, whose dynamic programme composes clipped
+shifts and so is an associative scan. Each segment is cut at the mean that it would have, corrected
+for what its neighbours pull. A segment that this level does not divide is constant, exactly at that
+mean, so the rounds end after finitely many cuts.
 """
 
 import jax
 import jax.numpy as jnp
 
+from diffopt.kernels import Kernel
 from diffopt.kernels.partition import block_sum
 
 __all__ = ["fuse", "mean_of_kept"]
 
 
 def fuse(theta, weight):
-    r"""Find the blocks of :math:`\min_x \tfrac12\|x-\theta\|^2 + \lambda\sum_i|x_{i+1}-x_i|`.
+    r"""Solve :math:`\min_x \tfrac12\|x-\theta\|^2 + \lambda\sum_i|x_{i+1}-x_i|`; find its blocks.
 
-    Works on the last axis. Items at minus infinity take no part: their neighbours are neighbours.
+    Works on the last axis; `weight` has size 1 there, or is a scalar. Items at minus infinity take
+    no part: their neighbours are neighbours.
 
     Returns
     -------
+    fused : array of the shape of `theta`
+        The solution, the mean of theta over each block plus weight * pull.
     block : int array of the shape of `theta`
         The place at which each item's block starts.
     pull : array of the shape of `theta`
-        The solution is the mean of theta over each block plus weight * pull.
+        How many neighbours of the block lie above it, minus how many below, per item.
     """
+    shared = weight.size == 1
+    weight = weight.reshape(1) if shared else jnp.broadcast_to(weight, (*theta.shape[:-1], 1))
+    return _kernel(theta, weight)
+
+
+def _fuse_in_parallel(theta, weight, flags=()):
+    del flags
     here = jax.lax.broadcasted_iota(jnp.int32, theta.shape, theta.ndim - 1)
     kept = theta > -jnp.inf
     data = jnp.where(theta == -jnp.inf, 0, theta)
@@ -46,7 +58,9 @@ def fuse(theta, weight):
     state = (start, jnp.zeros_like(theta), jnp.ones((), bool) & (theta.size > 0))
     start, sign, _ = jax.lax.while_loop(lambda s: s[2], cut, state)
     block = _block(start, here)
-    return block, _mean_pull(sign, kept, block)
+    pull = _mean_pull(sign, kept, block)
+    fused = jnp.where(kept, mean_of_kept(data, kept, block) + weight * pull, -jnp.inf)
+    return jnp.where(jnp.isnan(theta), theta, fused), block, pull
 
 
 def mean_of_kept(x, kept, block):
@@ -119,3 +133,6 @@ def _decide(message, rigid, start):
         return (jnp.where(earlier[0] < 0, later[0], earlier[0]),)
 
     return jnp.flip(_scan(compose, (jnp.flip(label, -1),))[0], -1) > 0
+
+
+_kernel = Kernel("fuse", _fuse_in_parallel, lambda theta, weight: (theta, jnp.int32, theta))
