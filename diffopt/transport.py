@@ -143,17 +143,16 @@ def project_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, m
         If an argument is not an array of real numbers.
     ValueError
         If the sums are negative or of different totals, or another argument is invalid.
-    NotImplementedError
-        If the projection is differentiated in `rows` or `columns`.
 
     Notes
     -----
     Some ten to a hundred Newton steps of :math:`O(n m \min(n, m))`, on scores scaled down and then
     up again. With W = 1 on the support (W = :math:`\mu` for KL),
     :math:`\mathrm{d}\mu_{ij} = W_{ij} (\mathrm{d}\theta_{ij} + \mathrm{d}f_i + \mathrm{d}g_j)`
-    where the potentials solve the linear system that keeps all sums. Blondel
-    :cite:p:`blondel2019structured`, section 4; Blondel, Seguy and Rolet (2018).
-    Chapter: :ref:`structured`.
+    where the potentials solve the linear system that makes the sums move by :math:`\mathrm{d}a` and
+    :math:`\mathrm{d}b`. In the sums there is a derivative where they are positive and the pairs in
+    use connect all rows and columns. Blondel :cite:p:`blondel2019structured`, section 4; Blondel,
+    Seguy and Rolet (2018). Chapter: :ref:`structured`.
 
     Examples
     --------
@@ -249,29 +248,28 @@ def _solve(x, rows, columns, regularization, tol, max_iter):
 
 @functools.partial(_solve.defjvp, symbolic_zeros=True)
 def _solve_jvp(regularization, tol, max_iter, primals, tangents):
-    if not (is_zero(tangents[1]) and is_zero(tangents[2])):
-        raise NotImplementedError(
-            "the projection has no derivative in rows and columns; wrap them in stop_gradient"
-        )
     out = _solve(*primals, regularization, tol, max_iter)
     zeros = [jnp.zeros_like(out[1]), *(np.zeros(a.shape, jax.dtypes.float0) for a in out[2:])]
-    if is_zero(tangents[0]):
+    if all(map(is_zero, tangents)):
         return out, (jnp.zeros_like(out[0]), *zeros)
     value = out[0]
     weight = value if regularization == "kl" else (value > 0).astype(value.dtype)
+    unit = jnp.ones((1,) * value.ndim, value.dtype)
     if regularization == "kl":  # the system does not depend on the unit of mass
         unit = jax.lax.stop_gradient(value.max((-1, -2), keepdims=True))
-        weight = weight / jnp.where(unit > 0, unit, 1)
-    push = weight * tangents[0]
+        unit = jnp.where(unit > 0, unit, 1)
+        weight = weight / unit
+    dx, drows, dcolumns = (
+        jnp.zeros(t.aval.shape, value.dtype) if is_zero(t) else t for t in tangents
+    )
+    drows, dcolumns = drows / unit[..., 0], dcolumns / unit[..., 0]
     solve = _laplacian(weight, 0)
-    f, g = solve(-push.sum(-1), -push.sum(-2))
-    # The matrix is singular, and was shifted a little: one step takes that error back.
-    keep = push + weight * (f[..., :, None] + g[..., None, :])
-    df, dg = solve(-keep.sum(-1), -keep.sum(-2))
-    dvalue = keep + weight * (df[..., :, None] + dg[..., None, :])
-    if regularization == "kl":
-        dvalue = dvalue * jnp.where(unit > 0, unit, 1)
-    return out, (dvalue, *zeros)
+    move = weight * dx
+    # The matrix is singular, and was shifted a little: the second step takes that error back.
+    for _ in range(2):
+        f, g = solve(drows - move.sum(-1), dcolumns - move.sum(-2))
+        move = move + weight * (f[..., :, None] + g[..., None, :])
+    return out, (move * unit, *zeros)
 
 
 def _laplacian(weight, shift, eliminate=False):

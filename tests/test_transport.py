@@ -178,9 +178,38 @@ def test_derivative_of_a_transport_plan(regularization):
     assert_allclose(jacobian, oracles.jacobian(function, theta), atol=1e-7)
 
 
-def test_no_derivative_in_the_sums():
-    with pytest.raises(NotImplementedError, match="rows and columns"):
-        jax.jacfwd(lambda a: project_transport(jnp.eye(3), a, jnp.ones(3)))(jnp.ones(3))
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+@regularizations
+def test_derivative_in_the_sums(regularization, shape):
+    """Along the sums of other plans, so that totals stay equal; in batches and both modes."""
+    random = np.random.default_rng(4)
+    theta = random.normal(size=(4, *shape))
+    plan, other, u = random.uniform(0.5, 1.5, size=(3, *theta.shape))
+    sums = plan.sum(-1), plan.sum(-2)
+    d = other.sum(-1), other.sum(-2)
+    d = tuple(x - y * (other.sum() / plan.sum()) for x, y in zip(d, sums, strict=True))
+    factor = (d[0].sum(-1) / d[1].sum(-1))[:, None]
+    d = d[0], d[1] * factor
+
+    @jax.jit
+    def both(rows, columns):
+        function = lambda a, b: project_transport(theta, a, b, regularization=regularization)
+        mu, forward = jax.jvp(function, (rows, columns), d)
+        return mu, forward, jax.vjp(function, rows, columns)[1](u)
+
+    mu, forward, backward = both(*sums)
+    step = 1e-6
+    ahead, behind = (both(*(s + k * step * x for s, x in zip(sums, d, strict=True)))[0]
+                     for k in (1, -1))  # fmt: skip
+    if regularization == "l2":
+        assert (np.asarray(mu) == 0).any()  # some pairs are not in use
+    assert_allclose(forward, (ahead - behind) / (2 * step), atol=1e-6)
+    assert_allclose(np.sum(forward, -1), d[0], atol=1e-9)
+    assert_allclose(np.sum(forward, -2), d[1], atol=1e-9)
+    assert_allclose(
+        (u * forward).sum(), sum((x * y).sum() for x, y in zip(d, backward, strict=True))
+    )
+    assert np.abs(forward).max() > 0.1
 
 
 # -------------------------------------------------------------------------------------- edges
