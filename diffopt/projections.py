@@ -182,15 +182,17 @@ def simplex_rows(x, total, regularization="l2"):
     return _on_face(x, _threshold(x, zero, total, total, start), zero, total, total)
 
 
-def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2", axis=-1):
-    r"""Projection onto the knapsack polytope: soft choices of so many items.
+def project_knapsack(
+    theta, min_items=0, max_items=None, *, weights=None, regularization="l2", axis=-1
+):
+    r"""Projection onto the knapsack polytope: soft choices of so many items, or of so much weight.
 
     .. math::
 
-        \operatorname*{argmin}_{\mu \in [0, 1]^n, \; k \le \sum_i \mu_i \le m} \;
+        \operatorname*{argmin}_{\mu \in [0, 1]^n, \; k \le \sum_i w_i \mu_i \le m} \;
         \tfrac12 \|\mu - \theta\|^2
         \qquad\text{or}\qquad
-        \operatorname*{argmin}_{\mu \in [0, 1]^n, \; k \le \sum_i \mu_i \le m} \;
+        \operatorname*{argmin}_{\mu \in [0, 1]^n, \; k \le \sum_i w_i \mu_i \le m} \;
         \mathrm{KL}(\mu, e^\theta) = \sum_i \mu_i \log \mu_i - \mu_i - \theta_i \mu_i
 
     Parameters
@@ -199,8 +201,11 @@ def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2",
         The scores to project, along `axis`. Minus infinity means at most the share that no other
         item can take, plus infinity one, up to the number of items.
     min_items, max_items : float or array of the shape of `theta` without `axis`
-        The bounds k and m on the sum, zero and n by default. Equal bounds make the set the capped
-        simplex (the hypersimplex for integers).
+        The bounds k and m on the sum, by default zero and its largest value. Equal bounds make the
+        set the capped simplex (the hypersimplex for integers).
+    weights : array that broadcasts to the shape of `theta`, optional
+        The weights w of the items, not negative; one each by default. With weights, minus infinity
+        drops an item, and plus infinity takes it whole.
     regularization : {"l2", "kl"}
         Euclidean projection of `theta`, or KL projection of :math:`e^\theta`.
     axis : int, default -1
@@ -214,17 +219,20 @@ def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2",
     Raises
     ------
     TypeError
-        If `theta` or a bound is not an array of real numbers.
+        If `theta`, `weights` or a bound is not an array of real numbers.
     ValueError
-        If the bounds leave no point in the set, or another argument is invalid.
+        If the bounds leave no point in the set, a weight is negative, or another argument is
+        invalid.
 
     Notes
     -----
     O(n) memory; a few passes of O(n). With F the items strictly between 0 and 1 and one bound k on
     the sum active, :math:`\mathrm{d}\mu_F = \mathrm{d}\theta_F -
     \operatorname{mean}(\mathrm{d}\theta_F)` for L2 and :math:`\mu_F (\mathrm{d}\theta_F -
-    \langle \mu_F, \mathrm{d}\theta_F \rangle / \sum_F \mu_i)` for KL. Blondel
-    :cite:p:`blondel2019structured`, section 4. Chapter: :ref:`structured`.
+    \langle \mu_F, \mathrm{d}\theta_F \rangle / \sum_F \mu_i)` for KL. With
+    weights, :math:`\mu = \operatorname{clip}(\theta - \tau w, 0, 1)` and
+    :math:`\min(e^{\theta - \tau w}, 1)`, differentiable in `theta`, `weights` and the active bound.
+    Blondel :cite:p:`blondel2019structured`, section 4. Chapter: :ref:`structured`.
 
     Examples
     --------
@@ -237,16 +245,37 @@ def project_knapsack(theta, min_items=0, max_items=None, *, regularization="l2",
     [1. 1. 0. 1.]
     >>> print(project_knapsack(jnp.zeros(4), 2, 2, regularization="kl"))
     [0.5 0.5 0.5 0.5]
+    >>> print(project_knapsack(jnp.ones(2), max_items=1.5, weights=jnp.array([1.0, 3.0])))
+    [0.75 0.25]
     """
     theta, axis = _prepare(theta, regularization, axis)
-    n = theta.shape[axis]
-    max_items = n if max_items is None else max_items
-    _check_order(min_items, n, "min_items", "the number of items")
+    if weights is not None:
+        weights = _check_weights(weights, theta)
+        most, name = _largest_weight(weights, axis), "the weight of all items"
+    else:
+        most, name = theta.shape[axis], "the number of items"
+    max_items = most if max_items is None else max_items
+    _check_order(min_items, most, "min_items", name)
     _check_order(min_items, max_items, "min_items", "max_items")
     _check_order(0, max_items, "zero", "max_items")
     bounds = (_bound(min_items, theta, axis, "min_items"),
               _bound(max_items, theta, axis, "max_items"))  # fmt: skip
+    if weights is not None:
+        return _project_weighted(theta, weights, *bounds, regularization, axis)
     return _project_knapsack(theta, *bounds, regularization, axis)
+
+
+def _check_weights(weights, theta):
+    known = not isinstance(weights, jax.core.Tracer)
+    if known and not (np.asarray(weights) >= 0).all():
+        raise ValueError(f"weights must not be negative, got {weights}")
+    weights = check_shape(as_float(weights, "weights"), theta.shape, "weights", "theta")
+    return jnp.broadcast_to(weights, theta.shape)
+
+
+def _largest_weight(weights, axis):
+    total = weights.sum(axis)
+    return total if isinstance(total, jax.core.Tracer) else np.asarray(total)
 
 
 @functools.partial(jax.jit, static_argnames=("regularization", "axis"))
@@ -267,6 +296,95 @@ def _project_knapsack(theta, low, high, regularization, axis):
     else:
         out = _capped_softmax(x, total)
     return _from_last(jnp.where(inside, cube, out), theta, axis)
+
+
+@functools.partial(jax.jit, static_argnames=("regularization", "axis"))
+def _project_weighted(theta, weights, low, high, regularization, axis):
+    x = _to_last(theta, axis)
+    w = _to_last(weights.astype(theta.dtype), axis)
+    low, high = low.astype(x.dtype), high.astype(x.dtype)
+    cube = _box(x, jnp.zeros((), x.dtype), jnp.ones((), x.dtype), regularization)
+    settled = jnp.isinf(x)  # dropped, or taken whole
+    taken = jnp.where(settled, w * cube, 0).sum(-1, keepdims=True)
+    size = jax.lax.stop_gradient((w * cube).sum(-1, keepdims=True))
+    inside = (low <= size) & (size <= high)
+    total = jnp.maximum(jnp.where(size < low, low, high) - taken, 0)
+    x, w = jnp.where(settled, 0, x), jnp.where(settled, 0, w)
+    solve = _weighted_l2 if regularization == "l2" else _weighted_kl
+    return _from_last(jnp.where(inside | settled, cube, solve(x, w, total)), theta, axis)
+
+
+def _weighted_l2(x, w, total):
+    """Return clip(x - t w, 0, 1) with a weighted sum of total: find the face, then solve on it."""
+
+    fixed_x, fixed_w, goal = jax.lax.stop_gradient((x, w, total))
+
+    def excess(t):
+        v = fixed_x - t * fixed_w
+        slope = jnp.where((v > 0) & (v < 1), fixed_w**2, 0).sum(-1, keepdims=True)
+        return (fixed_w * jnp.clip(v, 0, 1)).sum(-1, keepdims=True) - goal, slope
+
+    left, right = _weighted_bracket((x - 1) / _positive(w), x / _positive(w), w)
+    v = x - _weighted_root(excess, left, right) * w
+    lower, upper = (jax.lax.stop_gradient(m) for m in (v <= 0, v >= 1))
+    free = ~(lower | upper)
+    bound = upper.astype(x.dtype)
+    rest = (w * jnp.where(free, v, bound)).sum(-1, keepdims=True) - total
+    inner = v - w * (rest / _positive(jnp.where(free, w * w, 0).sum(-1, keepdims=True)))
+    inner += jax.lax.stop_gradient(jnp.clip(inner, 0, 1) - inner)
+    return jnp.where(free, inner, bound)
+
+
+def _weighted_kl(x, w, total):
+    """Return min(exp(x - t w), 1) with a weighted sum of total."""
+
+    def excess(t, x, w, total, full):
+        p = jnp.where(full, 1, jnp.exp(jnp.where(full, 0, x - t * w)))
+        slope = jnp.where(full, 0, w * w * p).sum(-1, keepdims=True)
+        return (w * p).sum(-1, keepdims=True) - total, slope
+
+    fixed_x, fixed_w, goal = jax.lax.stop_gradient((x, w, total))
+    root = lambda t: excess(t, fixed_x, fixed_w, goal, fixed_x - t * fixed_w >= 0)
+    share = jnp.where(total > 0, total, 1) / x.shape[-1]
+    right = (x + jnp.log(_positive(w) / share)) / _positive(w)
+    left, right = _weighted_bracket(x / _positive(w), right, w)
+    t = _weighted_root(root, left, jnp.maximum(left, right))
+    full = x - t * w >= 0
+    for _ in range(2):  # Newton steps at the root carry derivatives of the first and second order
+        gap, slope = excess(t, x, w, total, full)
+        t = t + gap / _positive(slope)
+    p = jnp.where(full, 1, jnp.exp(jnp.where(full, 0, x - t * w)))
+    return jnp.where((total > 0) | (w == 0), p, 0)
+
+
+def _positive(x):
+    return jnp.where(x > 0, x, 1)
+
+
+def _weighted_bracket(left, right, w):
+    left = jnp.min(jnp.where(w > 0, left, jnp.inf), -1, keepdims=True, initial=jnp.inf)
+    right = jnp.max(jnp.where(w > 0, right, -jnp.inf), -1, keepdims=True, initial=-jnp.inf)
+    return tuple(jnp.where(jnp.isfinite(side), side, 0) for side in (left, right))
+
+
+def _weighted_root(function, left, right):
+    """Root of a decreasing function, by Newton's method inside a bracket that shrinks."""
+
+    def step(state):
+        t, left, right, _, i = state
+        value, slope = function(t)
+        left, right = jnp.where(value > 0, t, left), jnp.where(value < 0, t, right)
+        middle = left + (right - left) / 2
+        new = t + value / _positive(slope)
+        done = (value == 0) | (middle <= left) | (middle >= right) | ~jnp.isfinite(value)
+        newton = (slope > 0) & (new > left) & (new < right) & (i % 4 < 3)
+        done |= newton & (new == t)
+        return jnp.where(done, t, jnp.where(newton, new, middle)), left, right, done, i + 1
+
+    left, right = jax.lax.stop_gradient((left, right))
+    start = (left + (right - left) / 2, left, right, jnp.zeros(left.shape, bool), 0)
+    unfinished = lambda state: ~state[3].all() & (state[4] < 1000)
+    return jax.lax.stop_gradient(jax.lax.while_loop(unfinished, step, start)[0])
 
 
 def project_l1_ball(theta, radius=1.0, *, regularization="l2", axis=-1):

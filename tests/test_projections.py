@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.optimize import isotonic_regression, minimize
+from scipy.optimize import brentq, isotonic_regression, minimize
 
 from diffopt.projections import (
     project_box,
@@ -403,3 +403,65 @@ def test_bounds_for_each_row(regularization):
 def test_wrong_use(call, error, words):
     with pytest.raises(error, match=f"(?s){words}"):
         call(jnp.zeros((2, N)))
+
+
+# ------------------------------------------------------------------------------------- weights
+
+
+def weighted_data():
+    random = np.random.default_rng(6)
+    theta, w = random.normal(size=(6, 7)), random.uniform(0.2, 2, size=(6, 7))
+    theta[3] = 1.0  # ties
+    w[4, 2] = 0
+    return theta, w, np.array([0.5, 1.0, 2.0, 1.5, 4.0, 3.0])
+
+
+@regularizations
+def test_weighted_knapsack_against_bisection_and_differences(regularization):
+    theta, w, total = weighted_data()
+    inner = (lambda v: np.clip(v, 0, 1)) if regularization == "l2" else lambda v: np.exp(min(v, 0))
+    project = lambda x, w, b: project_knapsack(x, b, b, weights=w, regularization=regularization)
+    directions = tuple(np.cos(np.arange(a.size)).reshape(a.shape) for a in (theta, w, total))
+    directions[1][4, 2] = 0  # a weight stays at its end
+    u = np.sin(np.arange(theta.size)).reshape(theta.shape)
+
+    @jax.jit
+    def both(*point):
+        mu, forward = jax.jvp(project, point, directions)
+        gradient = lambda *point: jax.vjp(project, *point)[1](u)
+        backward, second = jax.jvp(gradient, point, directions)
+        return mu, forward, backward, second
+
+    point = theta, w, total
+    mu, forward, backward, second = both(*point)
+    for x, v, b, got in zip(*point, np.asarray(mu), strict=True):
+        solution = lambda t, x=x, v=v: np.vectorize(inner)(x - t * v)
+        t = brentq(lambda t, v=v, b=b: v @ solution(t) - b, -200, 200, xtol=1e-14)  # noqa: B023
+        assert_allclose(got, solution(t), atol=1e-12)
+    pairs = zip(directions, backward, strict=True)
+    assert_allclose(np.vdot(u, forward), sum(np.vdot(d, g) for d, g in pairs), atol=1e-9)
+    step = 1e-6
+    move = lambda s: both(*(a + s * step * d for a, d in zip(point, directions, strict=True)))
+    ahead, behind = move(1), move(-1)
+    assert_allclose(forward, (ahead[0] - behind[0]) / (2 * step), atol=1e-7)
+    for got, up, down in zip(second, ahead[2], behind[2], strict=True):
+        assert_allclose(got, (up - down) / (2 * step), atol=1e-6)
+    assert np.abs(forward).max() > 0.1
+
+
+@regularizations
+def test_weights_of_one_infinite_scores_and_slack_bounds(regularization):
+    theta, w, _ = weighted_data()
+    project = partial(project_knapsack, regularization=regularization)
+    assert_allclose(project(theta, 2, 3, weights=1.0), project(theta, 2, 3), atol=1e-12)
+    free = project_box(theta, regularization=regularization)
+    assert_allclose(project(theta, weights=w), free)
+    theta[:, 0], theta[:, 1] = -np.inf, np.inf
+    mu = np.asarray(project(theta, 2.5, 2.5, weights=w))
+    assert_allclose((w * mu).sum(-1), 2.5)
+    assert_array_equal(mu[:, 0], 0)
+    assert_array_equal(mu[:, 1], 1)
+    with pytest.raises(ValueError, match="weights must not be negative"):
+        project(theta, 1, weights=-w)
+    with pytest.raises(ValueError, match="min_items must not exceed the weight of all items"):
+        project(theta, 100, weights=w)
