@@ -19,6 +19,7 @@ import argparse
 import functools
 import importlib
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,14 +31,15 @@ from book.bench.peers import Calls, jax_calls
 from book.bench.report import about
 from book.bench.run import CLOCKS, difference, measure
 from diffopt.fenchel_young import fenchel_young_loss
-from diffopt.regularizers import Tsallis, budget, entmax, normmax, softmax, sparsemax
+from diffopt.regularizers import Tsallis, budget, entmax, fusedmax, normmax, softmax, sparsemax
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench_maps.json"
 SIZES = ((128, 100), (128, 1000), (8, 32_000))
 MODES = ("value", "value+gradient")
 ORDERS = {"softmax": 1, "sparsemax": 2, "entmax-1.5": 1.5, "entmax-1.3": 1.3}
-NAMES = [*ORDERS, "normmax", "budget", *(f"{name} loss" for name in ORDERS)]
+NAMES = [*ORDERS, "normmax", "budget", "fusedmax", *(f"{name} loss" for name in ORDERS)]
 CHOSEN = 5  # how many items the budget chooses
+TIE = 0.1  # weight of the total variation, in the fusedmax
 LARGE = 8 * 32_000  # from which on we aim at twice the speed
 SECONDS = 0.7
 
@@ -65,6 +67,7 @@ def ours(name: str, theta, cotangent, label) -> Calls:
         "entmax-1.3": functools.partial(entmax, alpha=1.3),
         "normmax": normmax,
         "budget": functools.partial(budget, k=CHOSEN),
+        "fusedmax": functools.partial(fusedmax, weight=TIE),
     }[name]
     return jax_calls(function, theta, cotangent)
 
@@ -124,7 +127,9 @@ def entmax_torch(name: str, theta, cotangent, label) -> Calls:
         "sparsemax loss": lambda t: entmax.sparsemax_loss(t, labels),
         "entmax-1.5 loss": lambda t: entmax.entmax15_loss(t, labels),
         "entmax-1.3 loss": lambda t: entmax.entmax_bisect_loss(t, labels, 1.3),
-    }[name]
+    }.get(name)
+    if function is None:
+        return {}
 
     def value():
         with torch.no_grad():
@@ -155,8 +160,9 @@ def bench(name, batch, n, mode, peers, seconds, clock) -> dict:
 
 
 def ratio(row: dict) -> float:
-    """Best peer's median over ours: above one, ours is the faster."""
-    return min(ms[1] for peer, ms in row["ms"].items() if peer != OURS) / row["ms"][OURS][1]
+    """Best peer's median over ours: above one, ours is the faster. NaN without a peer."""
+    others = [ms[1] for peer, ms in row["ms"].items() if peer != OURS]
+    return min(others, default=math.nan) / row["ms"][OURS][1]
 
 
 def line(row: dict) -> str:
@@ -195,8 +201,10 @@ def main() -> None:
         bar.write(line(rows[-1]))
         if not args.quick:
             RESULTS.write_text(json.dumps({"about": facts, "rows": rows}, indent=1) + "\n")
-    reached = [ratio(row) >= (2 if row["batch"] * row["n"] >= LARGE else 1) for row in rows]
-    print(f"{sum(reached)} of {len(rows)} rows reach their target")
+    targets = [2 if row["batch"] * row["n"] >= LARGE else 1 for row in rows]
+    pairs = zip(map(ratio, rows), targets, strict=True)
+    reached = [best >= target for best, target in pairs if not math.isnan(best)]
+    print(f"{sum(reached)} of {len(reached)} rows with a peer reach their target")
 
 
 if __name__ == "__main__":
