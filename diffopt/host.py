@@ -104,7 +104,7 @@ def _solve_batch(fn, theta, like, wanted, workers, progress, lock):
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(solve, range(total)))
-    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), outputs)
+    return jax.tree.map(lambda x: x.reshape(batch + x.shape[1:]), outputs)
 
 
 def _solve_one(fn, theta, wanted, i, batch):

@@ -101,7 +101,8 @@ def perturbed_argmax(argmax_fn, *, sigma=1.0, num_samples=100, noise="gumbel", *
         Solve this many samples at a time, a divisor of `num_samples`. Memory does not grow with
         `num_samples`; a derivative takes three passes over the samples.
     sharding : jax.sharding.NamedSharding, optional
-        Of the array of samples, ``(num_samples, n)``: its first axis may be split over devices.
+        Of the array of samples, ``(num_samples, n)``: its first axis may be split over devices,
+        along automatic axes of a mesh.
     return_info : bool, default False
         Return ``(answer, info)``, with the standard error of every entry in a
         :class:`PerturbedInfo`.

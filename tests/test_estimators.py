@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
 from diffopt.estimators import Law, centered, log_weight, safe_dot
@@ -15,21 +16,23 @@ def test_baseline_is_the_mean_of_the_other_groups():
     assert_allclose(found[2], y[2] - y[jnp.array([0, 1, 4, 5])].mean(0), rtol=1e-12)
 
 
-def test_weight_has_the_derivatives_of_the_density():
+@pytest.mark.parametrize("multiplicative", [False, True])
+def test_weight_has_the_derivatives_of_the_density(multiplicative):
     z = jnp.array([[0.3], [-1.2]])
-    theta, sigma = jnp.array([0.5]), 0.7
-    for multiplicative in (False, True):
-        law = Law(NOISES["normal"], multiplicative)
-        slope = jax.jacobian(lambda t, s: log_weight(law, t, s, z), (0, 1))(theta, sigma)
+    theta, sigma = jnp.array([[0.5]]), 0.7
+    law = Law(NOISES["normal"], multiplicative)
+    slope = jax.jacobian(lambda t, s: log_weight(law, t[0], s, z), (0, 1))(theta, sigma)
+    p = theta * jnp.exp(sigma * z - sigma**2 / 2) if multiplicative else theta + sigma * z
+
+    def density(theta, sigma):
         if multiplicative:
-            p = theta * jnp.exp(sigma * z - sigma**2 / 2)
-            recover = lambda t, s: (jnp.log(p / t) + s**2 / 2) / s
+            noise = (jnp.log(p / theta) + sigma**2 / 2) / sigma
         else:
-            p = theta + sigma * z
-            recover = lambda t, s: (p - t) / s
-        density = lambda t, s: (-jnp.square(recover(t, s)) / 2 - jnp.log(s))[:, 0]
-        for a, b in zip(slope, jax.jacobian(density, (0, 1))(theta, sigma), strict=True):
-            assert_allclose(a, b, rtol=1e-9)
+            noise = (p - theta) / sigma
+        return (-jnp.square(noise) / 2 - jnp.log(sigma))[:, 0]
+
+    for a, b in zip(slope, jax.jacobian(density, (0, 1))(theta, sigma), strict=True):
+        assert_allclose(a, b, rtol=1e-9)
 
 
 def test_zero_times_infinity_is_zero():

@@ -1,4 +1,4 @@
-"""Solvers on the host: one call for a batch, threads, progress, and errors that name an instance."""
+"""Solvers on the host: one call for a batch, threads, progress, errors that name an instance."""
 
 from concurrent.futures import ThreadPoolExecutor
 
