@@ -3,6 +3,12 @@
 from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.isotonic import isotonic_kl, isotonic_l2
 from diffopt.permutahedron import project_permutahedron
+from diffopt.perturbed import (
+    host_argmax,
+    perturbed_argmax,
+    perturbed_fenchel_young_loss,
+    perturbed_max,
+)
 from diffopt.projections import (
     project_box,
     project_knapsack,
@@ -33,9 +39,13 @@ __all__ = [
     "fenchel_young_loss",
     "fusedmax",
     "hard_rank_epsilon",
+    "host_argmax",
     "isotonic_kl",
     "isotonic_l2",
     "normmax",
+    "perturbed_argmax",
+    "perturbed_fenchel_young_loss",
+    "perturbed_max",
     "project_birkhoff",
     "project_box",
     "project_knapsack",

@@ -36,6 +36,10 @@ PIECES = {
     "sinkhorn",
     "sparse_linear",
     "hypergradient",
+    "host",
+    "noise",
+    "estimators",
+    "oracles",
 }
 PAPERS_MAY_IMPORT = {
     "structured": {"fenchel_young"},

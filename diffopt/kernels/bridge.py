@@ -25,8 +25,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from diffopt.kernels import native
+from diffopt.kernels import graphs, native
 
+_MODULES = (native, graphs)
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 
@@ -70,10 +71,11 @@ def _source(name, operand_dtypes, result_dtypes):
     kinds = ["uint8" if d == np.bool_ else np.dtype(d).name for d in operand_dtypes]
     slots = [f"_rows(operands[{i}], np.{kind})" for i, kind in enumerate(kinds)]
     slots += [f"_rows(results[{i}], np.{np.dtype(d).name})" for i, d in enumerate(result_dtypes)]
+    module = next(m.__name__ for m in _MODULES if hasattr(m, name))
     return f"""import numba
 import numpy as np
 from diffopt.kernels.bridge import _rows, _words
-from diffopt.kernels.native import {name}
+from {module} import {name}
 
 
 @numba.cfunc("int64(int64)", cache=True)
@@ -94,7 +96,8 @@ def _load(key, source):
 
     The file's name changes with all that the machine code depends on.
     """
-    text = "".join([source, Path(native.__file__).read_text(), Path(__file__).read_text()])
+    files = [__file__, *(m.__file__ for m in _MODULES)]
+    text = "".join([source, *(Path(file).read_text() for file in files)])
     digest = hashlib.sha256(f"{text}{numba.__version__}".encode()).hexdigest()[:16]
     here, home = Path(__file__).parent / "__pycache__", Path("~/.cache/diffopt").expanduser()
     for folder in (here, home, Path(tempfile.mkdtemp())):

@@ -1,0 +1,251 @@
+"""Perturbed optimizers against closed forms (softmax), quadrature, and z-tests at fixed seeds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import norm
+
+from diffopt import oracles
+from diffopt.perturbed import perturbed_argmax, perturbed_fenchel_young_loss, perturbed_max
+
+KEY = jax.random.key(0)
+THETA = jnp.array([0.4, -0.3, 0.1])
+WEIGHTS = jnp.array([1.0, -2.0, 0.5])
+SIGMA = 0.7
+SAMPLINGS = ("independent", "antithetic", "sobol")
+sampling = pytest.mark.parametrize("sampling", SAMPLINGS)
+
+
+def answer(theta, sigma, key=KEY, **options):
+    options = {"num_samples": 64} | options
+    mean = perturbed_argmax(oracles.argmax, sigma=sigma, **options)(key, theta)
+    return jnp.vdot(WEIGHTS, mean)
+
+
+def softmax(theta, sigma):
+    return jnp.vdot(WEIGHTS, jax.nn.softmax(theta / sigma))
+
+
+def z_test(estimates, exact):
+    """Hold that the mean of independent estimates is within 4.5 standard errors."""
+    estimates = np.asarray(estimates)
+    error = estimates.std(0) / len(estimates) ** 0.5
+    assert (abs(estimates.mean(0) - exact) < 4.5 * error + 1e-12).all()
+
+
+@sampling
+def test_gumbel_is_softmax_in_value_and_derivatives(sampling):
+    def estimate(key):
+        f = lambda theta, sigma: answer(theta, sigma, key, sampling=sampling)
+        gradients = jax.value_and_grad(f, (0, 1))(THETA, SIGMA)
+        hessian = jax.hessian(f)(THETA, SIGMA)
+        return gradients, hessian
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 400))
+    exact = jax.value_and_grad(softmax, (0, 1))(THETA, SIGMA), jax.hessian(softmax)(THETA, SIGMA)
+    for estimates, value in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        z_test(estimates, value)
+
+
+def test_maximum_and_loss_with_gumbel_noise():
+    y = jnp.array([0.0, 1.0, 0.0])
+
+    def estimate(key):
+        def both(theta, sigma):
+            options = {"sigma": sigma, "num_samples": 32}
+            top = perturbed_max(oracles.argmax, **options)(key, theta)
+            loss = perturbed_fenchel_young_loss(oracles.argmax, **options)(key, theta, y)
+            return top + 2 * loss
+
+        return jax.value_and_grad(both, (0, 1))(THETA, SIGMA), jax.hessian(both)(THETA, SIGMA)
+
+    def exact(theta, sigma):
+        top = sigma * jax.nn.logsumexp(theta / sigma) + sigma * jnp.euler_gamma
+        return top + 2 * (top - theta[1] - sigma * jnp.euler_gamma)
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 400))
+    wanted = jax.value_and_grad(exact, (0, 1))(THETA, SIGMA), jax.hessian(exact)(THETA, SIGMA)
+    for estimates, value in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        z_test(estimates, value)
+
+
+def test_forward_and_reverse_mode_agree():
+    f = lambda theta: answer(theta, SIGMA, num_samples=8)
+    assert_allclose(jax.jit(jax.jacfwd(f))(THETA), jax.jit(jax.jacrev(f))(THETA), rtol=1e-12)
+    forward, reverse = jax.jit(jax.jacfwd(jax.jacfwd(f))), jax.jit(jax.jacrev(jax.jacrev(f)))
+    assert_allclose(reverse(THETA), forward(THETA), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("multiplicative", [False, True])
+def test_normal_noise_of_a_threshold(multiplicative):
+    threshold = 0.8
+    solver = lambda theta: (theta > threshold).astype(theta.dtype)
+    options = {"noise": "normal", "multiplicative": multiplicative, "num_samples": 32}
+
+    def exact(theta, sigma):
+        if multiplicative:
+            return jax.scipy.stats.norm.cdf((jnp.log(theta / threshold) - sigma**2 / 2) / sigma)
+        return jax.scipy.stats.norm.cdf((theta - threshold) / sigma)
+
+    def estimate(key):
+        f = lambda t, s: perturbed_argmax(solver, sigma=s, **options)(key, t[None])[0]
+        return jax.value_and_grad(f, (0, 1))(jnp.array(1.0), SIGMA)
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 1000))
+    wanted = jax.value_and_grad(exact, (0, 1))(jnp.array(1.0), SIGMA)
+    for estimates, value in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        z_test(estimates, value)
+
+
+def test_normal_argmax_in_two_dimensions():
+    options = {"noise": "normal", "num_samples": 4096, "sampling": "sobol", "sigma": SIGMA}
+    found = perturbed_argmax(oracles.argmax, **options)(KEY, jnp.array([0.5, 0.2]))
+    assert_allclose(found[0], norm.cdf(0.3 / (2**0.5 * SIGMA)), atol=2e-3)
+
+
+def test_a_pair_of_functions_is_noise():
+    pair = (jax.random.normal, lambda z: -jnp.square(z).sum(-1) / 2)
+    named = jax.value_and_grad(answer)(THETA, SIGMA, noise="normal")
+    custom = jax.value_and_grad(answer)(THETA, SIGMA, noise=pair)
+    for a, b in zip(named, custom, strict=True):
+        assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampling", ["independent", "antithetic"])
+def test_chunks_are_unbiased_too(sampling):
+    def estimate(key):
+        f = lambda t: answer(t, SIGMA, key, num_samples=32, sampling=sampling, chunk_size=8)
+        return jax.value_and_grad(f)(THETA)
+
+    found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 400))
+    z_test(found[0], softmax(THETA, SIGMA))
+    z_test(found[1], jax.grad(softmax)(THETA, SIGMA))
+
+
+def test_variance_is_reduced():
+    theta = jnp.asarray(np.random.default_rng(0).normal(size=8))
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=8)) + 3
+
+    def variance(**options):
+        def slope(key):
+            f = perturbed_argmax(oracles.argmax, noise="normal", num_samples=64, **options)
+            return jax.grad(lambda t: jnp.vdot(direction, f(key, t)))(theta)
+
+        return jax.jit(jax.vmap(slope))(jax.random.split(KEY, 200)).var(0).sum()
+
+    plain = variance(baseline=False)
+    assert plain > 4 * variance()
+    assert plain > 4 * variance(sampling="antithetic")
+    assert plain > 8 * variance(sampling="sobol")
+
+
+@sampling
+def test_standard_error_is_that_of_repeated_runs(sampling):
+    options = {"num_samples": 64, "sampling": sampling, "return_info": True}
+    f = perturbed_argmax(oracles.argmax, **options)
+    mean, info = jax.vmap(f, (0, None))(jax.random.split(KEY, 2000), THETA)
+    squares = jnp.square(info.standard_error).mean(0)
+    assert_allclose(squares, mean.var(0), rtol=0.25)
+
+
+def test_estimates_vanish_where_all_answers_agree():
+    f = lambda theta: answer(theta, 1e-6, noise="normal")
+    assert_array_equal(jax.grad(f)(THETA), jnp.zeros(3))
+    assert_array_equal(jax.hessian(f)(THETA), jnp.zeros((3, 3)))
+
+
+def test_one_sample_is_enough():
+    estimate = lambda key: jax.grad(answer)(THETA, SIGMA, key, num_samples=1)
+    z_test(
+        jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 4000)), jax.grad(softmax)(THETA, SIGMA)
+    )
+
+
+def test_masked_scores_take_no_part():
+    theta = jnp.array([0.4, 9.0, -0.3, 0.1])
+    where = jnp.array([True, False, True, True])
+    f = perturbed_argmax(oracles.argmax, sigma=SIGMA, num_samples=4096, sampling="sobol")
+    found = f(KEY, theta, where=where)
+    assert found[1] == 0
+    exact = jax.nn.softmax(theta[jnp.array([0, 2, 3])] / SIGMA)
+    assert_allclose(found[jnp.array([0, 2, 3])], exact, atol=5e-3)
+    loss = perturbed_fenchel_young_loss(oracles.argmax, sigma=SIGMA)
+    y = jnp.array([1.0, 0.0, 0.0, 0.0])
+    value, slope = jax.value_and_grad(lambda t: loss(KEY, t, y, where=where))(theta)
+    assert jnp.isfinite(value) and jnp.isfinite(slope).all() and slope[1] == 0
+
+
+def test_batches_have_noise_of_their_own():
+    theta = jnp.tile(THETA, (2, 3, 1))
+    f = perturbed_argmax(oracles.argmax, batch_ndim=2, num_samples=16)
+    found = f(KEY, theta)
+    assert found.shape == theta.shape and len(np.unique(found[..., 0])) > 1
+    keys = jax.random.split(KEY, (2, 3))
+    alone = perturbed_argmax(oracles.argmax, num_samples=16)(keys[1, 2], THETA)
+    assert_array_equal(found[1, 2], alone)
+
+
+def test_trees_of_scores_and_answers():
+    def solver(theta):
+        return {"a": oracles.argmax(theta["a"]), "b": oracles.k_subset(theta["b"], 2)}
+
+    theta = {"a": THETA, "b": jnp.array([[1.0, 0.0, -1.0]])}
+    y = solver(theta)
+    found = perturbed_argmax(solver)(KEY, theta)
+    assert found["b"].shape == (1, 3)
+    assert_allclose(found["b"].sum(), 2.0)
+    loss = perturbed_fenchel_young_loss(solver)
+    slope = jax.grad(loss, 1)(KEY, theta, y)
+    for name in theta:
+        assert_allclose(slope[name], found[name] - y[name], atol=1e-12)
+
+
+def test_loss_is_never_negative_and_zero_when_sure():
+    y = oracles.argmax(THETA)
+    loss = perturbed_fenchel_young_loss(oracles.argmax, num_samples=1)
+    keys = jax.random.split(KEY, 200)
+    assert (jax.vmap(loss, (0, None, None))(keys, THETA, y) >= 0).all()
+    assert loss(KEY, 1e9 * THETA, y) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_types_come_back(dtype):
+    theta = THETA.astype(dtype)
+    f = perturbed_argmax(oracles.argmax, num_samples=8)
+    assert f(KEY, theta).dtype == dtype
+    assert jax.grad(lambda t: f(KEY, t)[0])(theta).dtype == dtype
+
+
+def test_samples_may_be_sharded():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("samples",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("samples"))
+    found = jax.jit(lambda t: answer(t, SIGMA, sharding=sharding))(THETA)
+    assert_allclose(found, answer(THETA, SIGMA), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sigma": 0.0}, "sigma must be positive"),
+        ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"noise": "uniform"}, "noise must be one of"),
+        ({"sampling": "halton"}, "sampling must be one of"),
+        ({"sampling": "antithetic", "num_samples": 3}, "must be even"),
+        ({"num_samples": 10, "chunk_size": 3}, "chunk_size must divide"),
+        ({"multiplicative": True}, "must be 'normal'"),
+    ],
+)
+def test_wrong_options(options, match):
+    with pytest.raises(ValueError, match=match):
+        perturbed_argmax(oracles.argmax, **options)
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError, match="argmax_fn must be"):
+        perturbed_argmax(3)
+    with pytest.raises(ValueError, match="batch_ndim"):
+        perturbed_argmax(oracles.argmax, batch_ndim=2)(KEY, THETA)
+    with pytest.raises(ValueError, match="y must have the shape"):
+        perturbed_fenchel_young_loss(oracles.argmax)(KEY, THETA, jnp.ones(2))
