@@ -146,22 +146,26 @@ def paths(record):
     if pending(record):
         return
     units = {unit: stored["result"] for unit, stored in record["units"].items()}
-    fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.4))
-    curves = {("fenchel_young", n): f"Fenchel-Young, {n} draws" for n in (1, 3, 10)}
-    curves |= {("squared", 10): "squared loss, 10 draws"}
-    for (method, draws), label in curves.items():
-        keys = [u for u in units if u.startswith(f"{method}/fixed/") and u.endswith(f"/{draws}")]
+    fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.9))
+    curves = {("fenchel_young", "fixed", n): f"Fenchel-Young, {n} draws" for n in (1, 3, 10)}
+    curves["fenchel_young", "free", 3] = "the same, free scale, 3 draws"
+    curves["squared", "fixed", 10] = "squared loss, 10 draws"
+    looks = {
+        "free": {"color": style.AMBER, "marker": "x", "linestyle": "-"},
+        "squared": {"color": style.ORANGE, "marker": "v", "linestyle": "-."},
+    }
+    for (method, scale, draws), label in curves.items():
+        start = f"{method}/{scale}/"
+        keys = [u for u in units if u.startswith(start) and u.endswith(f"/{draws}")]
         sigmas = [float(unit.split("/")[2]) for unit in keys]
-        look = dict(DRAWS[draws])
-        if method == "squared":
-            look |= {"color": style.ORANGE, "marker": "v", "linestyle": "-."}
+        look = looks.get(scale) or looks.get(method) or DRAWS[draws]
         for ax, measure in zip(axes, (excess, exact), strict=True):
             middle, error = np.transpose([measure(units[unit]) for unit in keys])
             ax.errorbar(sigmas, middle, error, markersize=4.5, linewidth=1.4, label=label, **look)
     for method, color, dashes in (("blackbox", style.GREEN, ()), ("costs", style.PURPLE, (4, 2))):
         keys = [unit for unit in units if unit.startswith(method)]
         best = min(keys, key=lambda unit: min(units[unit]["validation"]))
-        label = {"blackbox": "black-box interpolation", "costs": "told the costs"}[method]
+        label = {"blackbox": "black-box interpolation", "costs": "regression on true costs"}[method]
         for ax, measure in zip(axes, (excess, exact), strict=True):
             ax.axhline(measure(units[best])[0], color=color, dashes=dashes, lw=1.4, label=label)
     axes[0].set(xscale="log", yscale="log", ylabel="excess cost, %")

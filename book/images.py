@@ -106,14 +106,14 @@ def perturbed() -> plt.Figure:
     soft = diffopt.perturbed_argmax(perturbed_paths.best_path, **options)
     rows, columns = np.indices(costs.shape)
     shares = np.asarray(soft(jax.random.key(0), theta))
-    line = np.argwhere(np.asarray(perturbed_paths.best_path(theta)) > 0)
-    line = line[np.argsort(line.sum(1), kind="stable")]
+    path = np.asarray(perturbed_paths.best_path(theta)) > 0
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     axes.contour(elevation[piece], levels=12, colors=GREY, linewidths=0.8, alpha=0.7)
     crossed = shares > 0.01
     areas = 90 * shares[crossed]
     axes.scatter(columns[crossed], rows[crossed], areas, color=COLORS[2], linewidths=0)
-    axes.plot(line[:, 1], line[:, 0], color=COLORS[0], linewidth=2.2)
+    ring = {"facecolors": "none", "edgecolors": COLORS[0], "linewidths": 2.0}
+    axes.scatter(columns[path], rows[path], 130, **ring)
     axes.set(aspect="equal", xlim=(-0.7, 29.7), ylim=(15.7, -0.7))
     axes.axis("off")
     return figure

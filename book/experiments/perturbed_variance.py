@@ -68,9 +68,9 @@ def derivative(estimator, values, hard, noise, sigma):
         Scale of the noise.
     """
     count = len(values)
-    if estimator == "hard_baseline":
+    if estimator in ("hard_baseline", "quasi_monte_carlo"):
         values = values - hard
-    elif estimator in ("leave_one_out", "quasi_monte_carlo"):
+    elif estimator == "leave_one_out":  # wants independent draws
         values, count = values - values.mean(), count - 1
     return np.tensordot(values, noise, 1) / (count * sigma)
 
