@@ -147,7 +147,8 @@ def paths(record):
         return
     units = {unit: stored["result"] for unit, stored in record["units"].items()}
     fig, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.9))
-    curves = {("fenchel_young", "fixed", n): f"Fenchel-Young, {n} draws" for n in (1, 3, 10)}
+    curves = {("fenchel_young", "fixed", n): f"Fenchel-Young, {n} draws" for n in (3, 10)}
+    curves["fenchel_young", "fixed", 1] = "Fenchel-Young, one draw"
     curves["fenchel_young", "free", 3] = "the same, free scale, 3 draws"
     curves["squared", "fixed", 10] = "squared loss, 10 draws"
     looks = {

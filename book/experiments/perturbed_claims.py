@@ -137,8 +137,19 @@ def best_unit(results, method):
 
 def describe(results, unit):
     """Put a unit's test results in words."""
+    method, scale, strength, draws = unit.split("/")
+    name = {
+        "fenchel_young": "Fenchel-Young",
+        "squared": "squared loss",
+        "blackbox": "black-box interpolation",
+        "costs": "regression on true costs",
+    }[method]
+    setting = {
+        "blackbox": f" (strength {strength})",
+        "costs": "",
+    }.get(method, f" ({scale} scale, noise {strength}, {draws} draws)")
     ratio, exact = np.mean(results[unit]["ratio"]), np.mean(results[unit]["exact"])
-    return f"{unit}: cost ratio {ratio:.4f}, {exact:.0%} exact"
+    return f"{name}{setting} cost ratio {ratio:.4f}, {exact:.0%} exact"
 
 
 def judge_paths(results, record):
