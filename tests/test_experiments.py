@@ -26,6 +26,7 @@ from book.experiments import (
     structured_claims,
 )
 from book.experiments.lbfgs import minimize_batch
+from diffopt import oracles
 from diffopt.classifier import FenchelYoungClassifier
 from diffopt.structured import Birkhoff, Cube, OrderSimplex, Permutahedron
 
@@ -257,7 +258,7 @@ def test_perturbed_ranks_in_closed_form():
     rng = np.random.default_rng(13)
     theta, sigma = rng.normal(size=6), 0.7
     points = theta + sigma * rng.normal(size=(200_000, 6))
-    ranks = np.asarray(perturbed_variance.best_order(jnp.asarray(points)))
+    ranks = np.asarray(oracles.ranking(jnp.asarray(points)))
     error = 4 * ranks.std(axis=0).max() / 200_000**0.5
     np.testing.assert_allclose(perturbed.exact_ranks(theta, sigma), ranks.mean(0), atol=error)
     truth = rng.permutation(6) + 1.0
@@ -317,7 +318,7 @@ def test_estimators_of_a_derivative_are_unbiased(estimator):
     theta, coefficients, sigma = rng.normal(size=4), rng.normal(size=4), 0.8
     expected = jax.jacobian(perturbed.exact_ranks)(jnp.asarray(theta), sigma) @ coefficients
     noise = np.stack([perturbed_variance.draw(estimator, rng, 8, (4,)) for _ in range(4000)])
-    answers = np.asarray(perturbed_variance.best_order(jnp.asarray(theta + sigma * noise)))
+    answers = np.asarray(oracles.ranking(jnp.asarray(theta + sigma * noise)))
     values, hard = answers @ coefficients, (theta.argsort().argsort() + 1) @ coefficients
     found = np.stack(
         [

@@ -15,7 +15,7 @@ import numpy as np
 from book import data
 from book.experiments.adam import train
 from book.experiments.sorting import mlp, mlp_init
-from diffopt.perturbed import grid_shortest_path, perturbed_argmax, perturbed_fenchel_young_loss
+from diffopt import oracles, perturbed_argmax, perturbed_fenchel_young_loss
 
 SIZE = 12  # cells on each side of a tile, as in the paper
 STEEP = 0.1  # slope at which a cell costs twice as much as a flat one
@@ -80,7 +80,7 @@ def tiles(part, num_tiles=None):
 
 def best_path(theta):
     """Solve for the path of least cost ``-theta`` between opposite corners."""
-    return grid_shortest_path(-theta)
+    return oracles.grid_shortest_path(-theta)
 
 
 def predicted_costs(parameters, features):
@@ -102,23 +102,16 @@ def loss_of(method, sigma, num_samples):
     num_samples : int
         Draws for each tile and step.
     """
-    options = {"sigma": sigma, "num_samples": num_samples, "noise": "normal"}
+    options = {"sigma": sigma, "num_samples": num_samples, "noise": "normal", "batch_ndim": 1}
     if method == "fenchel_young":
         fenchel_young = perturbed_fenchel_young_loss(best_path, **options)
-        return lambda key, costs, truth, paths: for_each(fenchel_young, key, -costs, paths)
+        return lambda key, costs, truth, paths: fenchel_young(key, -costs, paths)
     if method == "squared":
         perturbed = perturbed_argmax(best_path, **options)
-        return lambda key, costs, truth, paths: half_square(
-            for_each(perturbed, key, -costs) - paths
-        )
+        return lambda key, costs, truth, paths: half_square(perturbed(key, -costs) - paths)
     if method == "blackbox":
         return lambda key, costs, truth, paths: blackbox_loss(costs, paths, sigma)
     return lambda key, costs, truth, paths: half_square(costs - truth)
-
-
-def for_each(function, key, *arguments):
-    """Apply a function of a key and an instance to many instances, each with noise of its own."""
-    return jax.vmap(function)(jax.random.split(key, len(arguments[0])), *arguments)
 
 
 def half_square(difference):

@@ -11,18 +11,9 @@ import numpy as np
 from scipy.stats import norm, qmc
 
 from book.experiments.perturbed_paths import best_path, tiles
+from diffopt import oracles
 
 ESTIMATORS = ("plain", "hard_baseline", "leave_one_out", "antithetic", "quasi_monte_carlo")
-
-
-def best_class(theta):
-    """Give the class of largest score, one-hot, along the last axis."""
-    return jax.nn.one_hot(jnp.argmax(theta, -1), theta.shape[-1], dtype=theta.dtype)
-
-
-def best_order(theta):
-    """Give the ranks 1, ..., n of scores, counted upwards, along the last axis."""
-    return 1 + jnp.argsort(jnp.argsort(theta, -1), -1).astype(theta.dtype)
 
 
 def problem(name):
@@ -36,7 +27,7 @@ def problem(name):
         guess = np.sqrt(costs)
         return best_path, -guess / guess.mean(), costs
     rng = np.random.default_rng(0)
-    solver = {"class": best_class, "order": best_order}[name]
+    solver = {"class": oracles.argmax, "order": oracles.ranking}[name]
     return solver, rng.normal(size=10), rng.normal(size=10)
 
 
