@@ -9,12 +9,15 @@ from __future__ import annotations
 from itertools import combinations, permutations
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import style
 from scipy.spatial import ConvexHull
 
 import diffopt
+from book.experiments import perturbed_paths
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -93,6 +96,29 @@ def structured() -> plt.Figure:
     return figure
 
 
+def perturbed() -> plt.Figure:
+    """The cheapest path over a piece of a map, and the mean path of two hundred noisy walkers."""
+    piece = slice(150, 166), slice(276, 306)
+    elevation, _ = perturbed_paths.data.load_elevation()
+    costs = perturbed_paths.terrain()[1][piece]
+    theta = jnp.asarray(-costs / costs.mean(), jnp.float32)
+    options = {"sigma": 0.25, "num_samples": 200, "noise": "normal"}
+    soft = diffopt.perturbed_argmax(perturbed_paths.best_path, **options)
+    rows, columns = np.indices(costs.shape)
+    shares = np.asarray(soft(jax.random.key(0), theta))
+    path = np.asarray(perturbed_paths.best_path(theta)) > 0
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes.contour(elevation[piece], levels=12, colors=GREY, linewidths=0.8, alpha=0.7)
+    crossed = shares > 0.01
+    areas = 90 * shares[crossed]
+    axes.scatter(columns[crossed], rows[crossed], areas, color=COLORS[2], linewidths=0)
+    ring = {"facecolors": "none", "edgecolors": COLORS[0], "linewidths": 2.0}
+    axes.scatter(columns[path], rows[path], 130, **ring)
+    axes.set(aspect="equal", xlim=(-0.7, 29.7), ylim=(15.7, -0.7))
+    axes.axis("off")
+    return figure
+
+
 def permutahedron() -> plt.Figure:
     """Soft ranks of four items: one path for each order, from a corner to the centre."""
     corners = np.array(list(permutations(range(1, 5))), dtype=float)
@@ -145,7 +171,7 @@ def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (sorting, fenchel_young, structured, permutahedron):
+        for draw in (sorting, fenchel_young, structured, perturbed, permutahedron):
             path = IMAGES / f"{draw.__name__}.svg"
             draw().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)

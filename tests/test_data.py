@@ -117,6 +117,13 @@ def test_fashion_mnist_is_balanced(part, per_class):
     np.testing.assert_array_equal(np.bincount(labels), np.full(10, per_class))
 
 
+def test_the_elevation_map_is_the_known_one():
+    elevation, (south, east) = data.load_elevation()
+    assert elevation.shape == (344, 403) and elevation.dtype == np.float64
+    assert (elevation.min(), elevation.max(), elevation.sum()) == (236, 1076, 73617913)
+    assert south == pytest.approx(92.66, abs=0.01) and east == pytest.approx(74.40, abs=0.01)
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="authorship.*got 'sushi'"):
         data.load_label_ranking("sushi")

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,15 +12,21 @@ from sklearn.linear_model import HuberRegressor, Ridge
 from sklearn.metrics import f1_score
 
 from book.experiments import (
+    adam,
     fenchel_young,
     fenchel_young_claims,
     linear,
+    perturbed,
+    perturbed_claims,
+    perturbed_paths,
+    perturbed_variance,
     runner,
     sorting,
     structured,
     structured_claims,
 )
 from book.experiments.lbfgs import minimize_batch
+from diffopt import oracles
 from diffopt.classifier import FenchelYoungClassifier
 from diffopt.structured import Birkhoff, Cube, OrderSimplex, Permutahedron
 
@@ -231,6 +238,98 @@ def test_a_projection_helps_where_labels_are_separable():
     assert set(rows["lam"]) <= {1e-2, 1e-3} and len(rows["validation"]) == 2
 
 
+def test_adam_finds_least_squares_with_noisy_targets():
+    rng = np.random.default_rng(12)
+    features = jnp.asarray(rng.normal(size=(64, 3)))
+    targets = features @ jnp.array([1.0, -2.0, 0.5])
+
+    def objective(point, rows, key):
+        noise = 0.1 * jax.random.normal(key, rows.shape)
+        return jnp.mean((features[rows] @ point - targets[rows] - noise) ** 2)
+
+    options = {"num_epochs": 100, "batch_size": 16}
+    start = lambda key: jnp.zeros(3)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        found = adam.train(jax.random.key(0), start, objective, 64, 0.1, **options)
+    np.testing.assert_allclose(found, [1.0, -2.0, 0.5], atol=0.02)
+
+
+def test_perturbed_ranks_in_closed_form():
+    rng = np.random.default_rng(13)
+    theta, sigma = rng.normal(size=6), 0.7
+    points = theta + sigma * rng.normal(size=(200_000, 6))
+    ranks = np.asarray(oracles.ranking(jnp.asarray(points)))
+    error = 4 * ranks.std(axis=0).max() / 200_000**0.5
+    np.testing.assert_allclose(perturbed.exact_ranks(theta, sigma), ranks.mean(0), atol=error)
+    truth = rng.permutation(6) + 1.0
+    regret = np.sum((ranks - truth) * points, axis=1)
+    loss = perturbed.exact_rank_loss(jnp.asarray(theta), truth, sigma)
+    assert loss == pytest.approx(regret.mean(), abs=4 * regret.std() / 200_000**0.5)
+    slope = jax.grad(perturbed.exact_rank_loss)(jnp.asarray(theta), truth, sigma)
+    np.testing.assert_allclose(slope, perturbed.exact_ranks(theta, sigma) - truth, atol=1e-5)
+
+
+def test_tiles_of_training_and_test_share_no_ground():
+    strips = sorted(perturbed_paths.BORDERS.values())
+    for (_, end, _), (start, _, _) in zip(strips[:-1], strips[1:], strict=True):
+        assert end <= start
+    features, costs, paths = perturbed_paths.tiles("validation")
+    assert len(features) == len(costs) == len(paths) > 100
+    # the slope that makes a cost is that of the heights which a network sees, by differences
+    rise = perturbed_paths.HEIGHT * np.asarray(features)
+    _, (south, east) = perturbed_paths.data.load_elevation()
+    slope = np.hypot((rise[..., 6] - rise[..., 1]) / south, (rise[..., 4] - rise[..., 3]) / east)
+    expected = 1 + (slope / 2 / perturbed_paths.STEEP) ** 2
+    np.testing.assert_allclose(costs, expected, rtol=1e-4)
+
+
+def test_no_random_path_is_cheaper_than_the_best():
+    _, costs, paths = (np.asarray(part[:20]) for part in perturbed_paths.tiles("test"))
+    rng, size = np.random.default_rng(14), perturbed_paths.SIZE
+    assert (paths[:, 0, 0] == 1).all() and (paths[:, -1, -1] == 1).all()
+    best = np.sum(costs * paths, axis=(1, 2))
+    for _ in range(200):  # monotone walks
+        steps = rng.permutation(np.repeat([0, 1], size - 1))
+        rows, columns = (np.concatenate([[0], np.cumsum(steps == side)]) for side in (0, 1))
+        assert (costs[:, rows, columns].sum(1) >= best * (1 - 1e-6)).all()
+
+
+def test_a_network_without_numbers_is_never_the_best():
+    _, costs, paths = perturbed_paths.tiles("test")
+    features = jnp.full((*costs.shape, 8), jnp.nan, jnp.float32)
+    network = perturbed_paths.mlp_init(jax.random.key(0), (8, 4, 1))
+    network = jax.tree.map(lambda p: p.astype(jnp.float32), network)
+    with jax.numpy_rank_promotion("allow"):
+        ratios = perturbed_paths.cost_ratios(network, (features, costs, paths))
+    assert np.isinf(ratios).all()
+
+
+def test_interpolation_pushes_costs_towards_the_path():
+    _, costs, paths = (part[:5] for part in perturbed_paths.tiles("test"))
+    slope = jax.grad(lambda c: perturbed_paths.blackbox_loss(c, paths, 5.0).sum())
+    assert not slope(costs).any()  # the path is right
+    wrong = slope(jnp.ones_like(costs))
+    assert np.sum(wrong * paths) > 0 > np.sum(wrong * (1 - paths))  # descending makes it cheaper
+
+
+@pytest.mark.parametrize("estimator", perturbed_variance.ESTIMATORS)
+def test_estimators_of_a_derivative_are_unbiased(estimator):
+    rng = np.random.default_rng(15)
+    theta, coefficients, sigma = rng.normal(size=4), rng.normal(size=4), 0.8
+    expected = jax.jacobian(perturbed.exact_ranks)(jnp.asarray(theta), sigma) @ coefficients
+    noise = np.stack([perturbed_variance.draw(estimator, rng, 8, (4,)) for _ in range(4000)])
+    answers = np.asarray(oracles.ranking(jnp.asarray(theta + sigma * noise)))
+    values, hard = answers @ coefficients, (theta.argsort().argsort() + 1) @ coefficients
+    found = np.stack(
+        [
+            perturbed_variance.derivative(estimator, v, hard, z, sigma)
+            for v, z in zip(values, noise, strict=True)
+        ]
+    )
+    error = found.std(0) / len(found) ** 0.5
+    assert (np.abs(found.mean(0) - expected) < 4.5 * error).all()
+
+
 def folded(values, **others):
     """A result with nearly the same value in ten folds."""
     noise = 1e-4 * np.arange(10)
@@ -265,10 +364,40 @@ def test_verdicts_follow_the_numbers():
     assert judged(judge, "proportions", settings, proportions(0.3)) == ["not reproduced"]
 
 
+def test_verdicts_on_perturbed_optimizers_follow_the_numbers():
+    def path(validation, ratio, exact):
+        return {"validation": [validation], "ratio": [ratio, ratio], "exact": [exact, exact]}
+
+    others = {"squared/fixed/1.0/10": path(1.05, 1.05, 0.2), "costs/free/0.0/0": path(1.0, 1.0, 1)}
+    for ratio, exact, expected in (
+        (1.001, 0.97, ["reproduced", "reproduced"]),
+        (1.001, 0.7, ["partly", "reproduced"]),
+        (1.2, 0.1, ["not reproduced", "not reproduced"]),
+    ):
+        results = others | {
+            "fenchel_young/fixed/0.1/3": path(ratio, ratio, exact),
+            "fenchel_young/fixed/9.0/3": path(1.5, 1.0, 1.0),  # good on test tiles alone
+            "blackbox/fixed/1.0/1": path(1.02, 1.02, 0.3),
+        }
+        assert judged(perturbed_claims, "paths", {"num_seeds": 2}, results) == expected
+
+    def classes(low, high):
+        return {"validation": [low, high], "test": [high, high + 0.002]}
+
+    settings = {"num_seeds": 2}
+    for best, expected in ((0.86, "reproduced"), (0.7, "not reproduced")):
+        results = {"cross_entropy/0/0": classes(0.8, 0.85)}
+        for draws in (1, 100):
+            scales = {"0.1": 0.6, "1.0": best, "10.0": 0.6}
+            results |= {f"fenchel_young/{s}/{draws}": classes(0, v) for s, v in scales.items()}
+        assert judged(perturbed_claims, "classification", settings, results)[0] == expected
+
+
 def test_unfinished_experiments_make_no_claim():
     record = {"settings": {}, "units": {}, "complete": False}
-    for module in (structured_claims, fenchel_young_claims):
-        assert module.claims({}) == module.claims({"matrices": record, "solvers": record}) == []
+    records = {"matrices": record, "solvers": record, "paths": record}
+    for module in (structured_claims, fenchel_young_claims, perturbed_claims):
+        assert module.claims({}) == module.claims(records) == []
 
 
 def counted(calls, number=1):

@@ -64,6 +64,8 @@ PAPERS = (
         "perturbed",
         "Perturbed optimizers",
         "How can one learn through a solver that is a black box?",
+        "Contour lines of hills, a cheapest path between two corners drawn as rings, and around it "
+        "discs whose area is the share of perturbed paths that cross a cell",
     ),
     Paper(
         "martins2022sparse",

@@ -20,6 +20,7 @@ __all__ = [
     "MULTILABEL",
     "ORDINAL",
     "REGRESSION",
+    "load_elevation",
     "load_fashion_mnist",
     "load_label_ranking",
     "load_multilabel",
@@ -37,6 +38,9 @@ LABEL_RANKING = (
 REGRESSION = ("abalone", "autompg", "boston", "diabetes", "phones", "stackloss", "stars")
 
 MULTILABEL = ("yeast",)
+
+ELEVATION = "jacksboro_fault_dem.npz"
+METRES_PER_DEGREE = 111_195.0  # of a great circle, radius of the earth 6,371 km
 
 ORDINAL = ("abalone", "anes96", "autompg", "boston", "diabetes", "machine")
 
@@ -150,6 +154,25 @@ def load_fashion_mnist(part="train"):
     """
     _check_name(part, ("train", "test"), argument="part")
     return _read("fashion_mnist", f"{part}/images", f"{part}/labels")
+
+
+def load_elevation():
+    """Load a map of elevations, which comes with Matplotlib: hills around Jacksboro, Tennessee.
+
+    Returns
+    -------
+    elevation : numpy.ndarray
+        float64, metres, shape ``(344, 403)``; rows run from north to south, columns eastward.
+    spacing : tuple of float
+        Metres between neighbouring rows, and between neighbouring columns.
+    """
+    from matplotlib.cbook import get_sample_data
+
+    with np.load(get_sample_data(ELEVATION, asfileobj=False), allow_pickle=False) as arrays:
+        elevation = arrays["elevation"].astype(float)
+        latitude = np.radians((arrays["ymin"] + arrays["ymax"]) / 2)
+        rows, columns = (float(arrays[key]) * METRES_PER_DEGREE for key in ("dy", "dx"))
+    return elevation, (rows, columns * float(np.cos(latitude)))
 
 
 def _check_name(name, known, argument="name"):
