@@ -45,7 +45,7 @@ def host_argmax(fn, *, shape=None, workers=1, progress=None):
     Notes
     -----
     A call from XLA to Python and back, about 0.1 ms, is paid once for a batch. A batch that is
-    sharded over devices is gathered.
+    sharded over devices is gathered. Chapter: :ref:`perturbed`.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def _solve_one(fn, theta, wanted, i, batch):
         raise RuntimeError(
             f"host solver failed on {name}: {type(error).__name__}: {error}"
         ) from error
-    found, expected = jax.tree.structure(answer), jax.tree.structure(wanted)
+    found, expected = (str(jax.tree.structure(tree)) for tree in (answer, wanted))
     if found != expected:
         raise RuntimeError(f"host solver on {name} returned {found}, not {expected}; pass shape=")
     parts = [np.asarray(part) for part in jax.tree.leaves(answer)]

@@ -151,7 +151,7 @@ def _scrambled_sobol(key, size, n):
 @functools.lru_cache(maxsize=64)
 def _directions(n, depth):
     """Direction numbers of the Sobol sequence of Joe and Kuo, shape ``(depth, n)``, from scipy."""
-    from scipy.stats import qmc
+    from scipy.stats import qmc  # type: ignore[import-untyped]
 
     if n > qmc.Sobol.MAXDIM:
         raise ValueError(

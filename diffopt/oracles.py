@@ -233,7 +233,7 @@ def assignment(theta):
 
 
 def _assign_on_host(theta):
-    from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     matrix = np.zeros(theta.shape, theta.dtype)
     matrix[linear_sum_assignment(theta, maximize=True)] = 1

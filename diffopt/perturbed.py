@@ -491,7 +491,7 @@ def _mean_over(keys, function):
 
 def _mask(theta, where):
     """Set the scores outside the mask to minus infinity."""
-    if jax.tree.structure(where) != jax.tree.structure(theta):
+    if str(jax.tree.structure(where)) != str(jax.tree.structure(theta)):
         where = jax.tree.map(lambda leaf: where, theta)
     forbid = lambda leaf, kept: jnp.where(as_mask(kept, leaf.shape, "theta"), leaf, -jnp.inf)
     return jax.tree.map(forbid, theta, where)

@@ -96,7 +96,7 @@ def _load(key, source):
 
     The file's name changes with all that the machine code depends on.
     """
-    files = [__file__, *(m.__file__ for m in _MODULES)]
+    files = [__file__, *(str(m.__file__) for m in _MODULES)]
     text = "".join([source, *(Path(file).read_text() for file in files)])
     digest = hashlib.sha256(f"{text}{numba.__version__}".encode()).hexdigest()[:16]
     here, home = Path(__file__).parent / "__pycache__", Path("~/.cache/diffopt").expanduser()
