@@ -1,0 +1,813 @@
+r"""Soft dynamic time warping, and differentiable divergences between time series.
+
+An alignment A of two series of n and m points is a path of ones through an :math:`n \times m`
+table, from the first cell to the last, by steps right, down, or both. With the costs C of all pairs
+of points, the alignments have a soft minimum and a Gibbs distribution,
+
+.. math::
+
+    \operatorname{sdtw}_\gamma(C) = -\gamma \log \sum_A e^{-\langle A, C\rangle / \gamma},
+    \qquad
+    E_\gamma(C) = \mathbb{E}[A] = \nabla \operatorname{sdtw}_\gamma(C),
+
+from which everything here is made. Blondel, Mensch and Vert :cite:p:`blondel2021differentiable`.
+Chapter: :ref:`soft_dtw`.
+
+Arguments that the functions share:
+
+- `x` and `y` of shapes ``[n, d]`` and ``[m, d]``; batches by ``jax.vmap``, also over lengths;
+- `gamma`, the temperature: 0 for a hard minimum, infinity for its limit (both known when tracing,
+  infinity also of the type float), else positive, possibly traced;
+- `cost`, a function of two points of shape ``[d]``;
+- `x_length` and `y_length`, how many points of a series count, possibly traced: padding after them
+  takes no part, and has a gradient of zero;
+- `band`, a boolean table ``[n, m]`` of the cells that alignments may use, as :func:`sakoe_chiba`
+  and :func:`itakura` make it.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffopt.checks import as_float, working_dtype
+from diffopt.kernels import Kernel, wavefront
+
+__all__ = [
+    "alignment_entropy",
+    "dtw_path",
+    "expected_alignment",
+    "half_squared_euclidean",
+    "itakura",
+    "log_augmented",
+    "mean_cost",
+    "mean_cost_divergence",
+    "num_alignments",
+    "sakoe_chiba",
+    "sharp_divergence",
+    "sharp_soft_dtw",
+    "soft_dtw",
+    "soft_dtw_divergence",
+    "soft_dtw_from_cost",
+    "squared_euclidean",
+]
+
+_value_kernel = Kernel(
+    "alignment_value", wavefront.alignment_value, lambda gamma, costs: (costs,)
+)
+_mean_kernel = Kernel("alignment_mean", wavefront.alignment_mean, lambda costs: (costs,))
+
+
+# --- costs of two points ------------------------------------------------------------------------
+
+
+def squared_euclidean(x, y):
+    """Squared Euclidean distance of two points: what most libraries take as the cost.
+
+    Parameters
+    ----------
+    x, y : arrays of shape [d]
+        Two points.
+
+    Returns
+    -------
+    scalar
+        The sum of squared differences.
+
+    Notes
+    -----
+    O(d); smooth. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import squared_euclidean
+    >>> print(squared_euclidean(jnp.array([0.0, 1.0]), jnp.array([3.0, 5.0])))
+    25.0
+    """
+    return jnp.sum((x - y) ** 2)
+
+
+def half_squared_euclidean(x, y):
+    """Half the squared Euclidean distance of two points: the cost in the paper.
+
+    Parameters
+    ----------
+    x, y : arrays of shape [d]
+        Two points.
+
+    Returns
+    -------
+    scalar
+        Half the sum of squared differences.
+
+    Notes
+    -----
+    O(d); smooth. Blondel et al. :cite:p:`blondel2021differentiable`. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import half_squared_euclidean
+    >>> print(half_squared_euclidean(jnp.array([0.0]), jnp.array([2.0])))
+    2.0
+    """
+    return jnp.sum((x - y) ** 2) / 2
+
+
+def log_augmented(x, y):
+    r"""The cost :math:`\delta + \log(2 - e^{-\delta})`, with half the squared distance for delta.
+
+    With it the soft-DTW divergence at gamma = 1 is proved to be non-negative.
+
+    Parameters
+    ----------
+    x, y : arrays of shape [d]
+        Two points.
+
+    Returns
+    -------
+    scalar
+        The cost.
+
+    Notes
+    -----
+    O(d); smooth. Cuturi et al. :cite:p:`cuturi2007kernel`; Blondel et al.
+    :cite:p:`blondel2021differentiable`. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import log_augmented
+    >>> print(log_augmented(jnp.array([1.0]), jnp.array([1.0])))
+    0.0
+    """
+    delta = jnp.sum((x - y) ** 2) / 2
+    return delta + jnp.log1p(-jnp.expm1(-delta))
+
+
+# --- from a table of costs ----------------------------------------------------------------------
+
+
+def soft_dtw_from_cost(costs, *, gamma=1.0, x_length=None, y_length=None, band=None):
+    r"""Soft-DTW of a table of costs: the soft minimum of alignments' costs.
+
+    .. math::
+
+        \operatorname{sdtw}_\gamma(C) = -\gamma \log \sum_A e^{-\langle A, C\rangle / \gamma}
+
+    Parameters
+    ----------
+    costs : array of shape [n, m]
+        Costs C of all pairs of points; infinite where two points may not be aligned.
+    gamma : float or scalar array, default 1.0
+        Temperature. At 0 the least cost, DTW. At infinity the mean cost, to which soft-DTW plus
+        gamma times the logarithm of the number of alignments tends.
+    x_length, y_length : int or integer scalar array, optional
+        Use this many rows and columns.
+    band : boolean array of shape [n, m], optional
+        Cells that alignments may use.
+
+    Returns
+    -------
+    scalar
+        The soft minimum, of the dtype of `costs`; infinite where no alignment is possible.
+
+    Raises
+    ------
+    TypeError
+        If `costs` is not an array of real numbers, or `band` is not boolean.
+    ValueError
+        If `costs` is not a table, `gamma` is negative, a length or `band` does not fit.
+
+    Notes
+    -----
+    O(nm) time and O(m) memory on a CPU, n + m - 1 steps elsewhere. The derivative in the costs is
+    :func:`expected_alignment`, in O(nm) time and memory; that in gamma is minus
+    :func:`alignment_entropy`. Blondel et al. :cite:p:`blondel2021differentiable`, section 2.
+    Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import num_alignments, soft_dtw_from_cost
+    >>> print(round(float(jnp.exp(-soft_dtw_from_cost(jnp.zeros((3, 3)))))), num_alignments(3, 3))
+    13 13
+    """
+    costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
+    if gamma is None:
+        return finish(_inner(_uniform(costs), costs))
+    return finish(_soft(costs, gamma))
+
+
+def expected_alignment(costs, *, gamma=1.0, x_length=None, y_length=None, band=None):
+    r"""Mean alignment: how likely the alignment is to pass through each cell.
+
+    .. math::
+
+        E_\gamma(C) = \frac{\sum_A A \, e^{-\langle A, C\rangle/\gamma}}
+        {\sum_A e^{-\langle A, C\rangle/\gamma}} = \nabla_C \operatorname{sdtw}_\gamma(C)
+
+    Parameters
+    ----------
+    costs, gamma, x_length, y_length, band
+        As in :func:`soft_dtw_from_cost`. At gamma = 0 the cheapest alignment, at infinity the mean
+        of all of them.
+
+    Returns
+    -------
+    array of shape [n, m]
+        Numbers in [0, 1]; zero where no alignment is possible.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw_from_cost`.
+
+    Notes
+    -----
+    O(nm) time and memory. The derivative is the covariance of alignments over minus gamma, by
+    products in O(nm). Blondel et al. :cite:p:`blondel2021differentiable`, section 2. Chapter:
+    :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import expected_alignment
+    >>> print(expected_alignment(jnp.zeros((2, 2))).round(3))
+    [[1.    0.333]
+     [0.333 1.   ]]
+    """
+    shape = jnp.shape(costs)
+    costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
+    mean = _uniform(costs) if gamma is None else _mean(costs, gamma)[0]
+    return finish(mean[: shape[0], : shape[1]])
+
+
+def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=None):
+    r"""Entropy of the distribution of alignments: minus the derivative of soft-DTW in gamma.
+
+    Parameters
+    ----------
+    costs, gamma, x_length, y_length, band
+        As in :func:`soft_dtw_from_cost`. At gamma = 0 it is 0, at infinity the logarithm of the
+        number of alignments.
+
+    Returns
+    -------
+    scalar
+        :math:`(\langle E, C\rangle - \operatorname{sdtw}_\gamma(C)) / \gamma`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw_from_cost`.
+
+    Notes
+    -----
+    O(nm) time and memory. Blondel et al. :cite:p:`blondel2021differentiable`, section 3. Chapter:
+    :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import alignment_entropy
+    >>> print(jnp.exp(alignment_entropy(jnp.zeros((2, 2)))).round(3))
+    3.0
+    """
+    costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
+    if gamma is None:
+        flat = jnp.where(costs < jnp.inf, 0, costs)
+        return finish(-_soft(flat, jnp.ones((), flat.dtype)))
+    return finish(-_slope(costs, gamma, *_mean(costs, gamma)))
+
+
+def dtw_path(costs, *, x_length=None, y_length=None, band=None):
+    """Cheapest alignment, as a list of pairs of indices.
+
+    Parameters
+    ----------
+    costs, x_length, y_length, band
+        As in :func:`soft_dtw_from_cost`; they cannot be traced.
+
+    Returns
+    -------
+    list of (int, int)
+        From the first cell to the last; empty where no alignment is possible. At ties the diagonal
+        step comes first, then the step down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw_from_cost`.
+
+    Notes
+    -----
+    O(nm) time and memory. Sakoe and Chiba :cite:p:`sakoe1978dynamic`. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import dtw_path
+    >>> dtw_path(jnp.array([[0.0, 0.0, 5.0], [5.0, 5.0, 0.0]]))
+    [(0, 0), (0, 1), (1, 2)]
+    """
+    mean = expected_alignment(costs, gamma=0.0, x_length=x_length, y_length=y_length, band=band)
+    return [(int(i), int(j)) for i, j in np.argwhere(np.asarray(mean) > 0)]
+
+
+def num_alignments(n, m):
+    """Number of alignments of two series, a Delannoy number.
+
+    Parameters
+    ----------
+    n, m : int
+        Lengths of the series, at least 1.
+
+    Returns
+    -------
+    int
+        The number, exactly.
+
+    Raises
+    ------
+    ValueError
+        If a length is below 1.
+
+    Notes
+    -----
+    O(min(n, m)) products of long integers. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> from diffopt import num_alignments
+    >>> num_alignments(2, 2), num_alignments(10, 10)
+    (3, 1462563)
+    """
+    if min(n, m) < 1:
+        raise ValueError(f"n and m must be at least 1, got {n} and {m}")
+    n, m = n - 1, m - 1
+    return sum(math.comb(n, k) * math.comb(m, k) * 2**k for k in range(min(n, m) + 1))
+
+
+# --- bands --------------------------------------------------------------------------------------
+
+
+def sakoe_chiba(n, m, radius):
+    """Band of cells near the diagonal of a table.
+
+    Parameters
+    ----------
+    n, m : int
+        Size of the table.
+    radius : float
+        How far, in rows or columns of the longer side, a cell may lie from the diagonal.
+
+    Returns
+    -------
+    boolean array of shape [n, m]
+        The band; it holds the diagonal itself at every radius.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is negative.
+
+    Notes
+    -----
+    O(nm). Sakoe and Chiba :cite:p:`sakoe1978dynamic`. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> from diffopt import sakoe_chiba
+    >>> print(sakoe_chiba(3, 3, 1).astype(int))
+    [[1 1 0]
+     [1 1 1]
+     [0 1 1]]
+    """
+    if radius < 0:
+        raise ValueError(f"radius must not be negative, got {radius}")
+    long = max(n, m) - 1
+    i, j = np.arange(n)[:, None], np.arange(m)
+    gap = abs(i * (long / max(n - 1, 1)) - j * (long / max(m - 1, 1)))
+    step = (long / max(min(n, m) - 1, 1)) / 2  # so that the band never breaks
+    return gap <= max(radius, step)
+
+
+def itakura(n, m, slope=2.0):
+    """Parallelogram of cells that lines of bounded slope reach from both ends of a table.
+
+    Parameters
+    ----------
+    n, m : int
+        Size of the table.
+    slope : float, default 2.0
+        Largest slope relative to the diagonal, at least 1.
+
+    Returns
+    -------
+    boolean array of shape [n, m]
+        The band.
+
+    Raises
+    ------
+    ValueError
+        If `slope` is below 1.
+
+    Notes
+    -----
+    O(nm). Itakura's parallelogram, widened to whole cells. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> from diffopt import itakura
+    >>> print(itakura(4, 4).astype(int))
+    [[1 1 0 0]
+     [1 1 1 0]
+     [0 1 1 1]
+     [0 0 1 1]]
+    """
+    if slope < 1:
+        raise ValueError(f"slope must be at least 1, got {slope}")
+    i, j = np.arange(n)[:, None] / max(n - 1, 1), np.arange(m) / max(m - 1, 1)
+    cell = 0.5 / max(min(n, m) - 1, 1) + 1e-9
+
+    def between(a, b):
+        return (b <= slope * a + cell) & (b >= a / slope - cell)
+
+    return between(i, j) & between(1 - i, 1 - j)
+
+
+# --- of two series ------------------------------------------------------------------------------
+
+
+def soft_dtw(
+    x,
+    y,
+    *,
+    gamma=1.0,
+    cost=squared_euclidean,
+    x_length=None,
+    y_length=None,
+    band=None,
+):
+    r"""Soft-DTW of two series: a smooth version of dynamic time warping.
+
+    .. math::
+
+        \operatorname{sdtw}_\gamma(C), \qquad C_{ij} = c(x_i, y_j)
+
+    It may be negative, and its minimum over x is not at y; see :func:`soft_dtw_divergence`.
+
+    Parameters
+    ----------
+    x, y : arrays of shapes [n, d] and [m, d]
+        The series.
+    gamma : float or scalar array, default 1.0
+        Temperature; 0 gives DTW, infinity the mean cost.
+    cost : function, default squared_euclidean
+        Cost of two points of shape [d].
+    x_length, y_length : int or integer scalar array, optional
+        How many points count.
+    band : boolean array of shape [n, m], optional
+        Cells that alignments may use.
+
+    Returns
+    -------
+    scalar
+        The value.
+
+    Raises
+    ------
+    TypeError
+        If a series is not an array of real numbers, or `band` is not boolean.
+    ValueError
+        If the series do not have the same number of features, or as in
+        :func:`soft_dtw_from_cost`.
+
+    Notes
+    -----
+    O(nm) time, and O(m) memory beyond the table of costs. The gradient in x is
+    :math:`\sum_j E_{ij} \nabla_1 c(x_i, y_j)`. Cuturi and Blondel :cite:p:`cuturi2017soft`; Blondel
+    et al. :cite:p:`blondel2021differentiable`, section 2. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import soft_dtw
+    >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [0.0], [1.0]])
+    >>> print(soft_dtw(x, y, gamma=0.0))
+    0.0
+    """
+    x, y = _series(x, y)
+    costs = jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(x, y)
+    return soft_dtw_from_cost(
+        costs, gamma=gamma, x_length=x_length, y_length=y_length, band=band
+    )
+
+
+def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
+    r"""Sharp soft-DTW of two series: the mean cost of their alignments at a temperature.
+
+    .. math:: \langle E_\gamma(C), C\rangle
+
+    Parameters
+    ----------
+    x, y, gamma, cost, **options
+        As in :func:`soft_dtw`.
+
+    Returns
+    -------
+    scalar
+        The value: soft-DTW without its entropy, never below DTW.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw`.
+
+    Notes
+    -----
+    O(nm) time and memory. Blondel et al. :cite:p:`blondel2021differentiable`, section 4. Chapter:
+    :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import sharp_soft_dtw, soft_dtw
+    >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [0.0], [3.0]])
+    >>> print(bool(sharp_soft_dtw(x, y) > soft_dtw(x, y, gamma=0.0) > soft_dtw(x, y)))
+    True
+    """
+    x, y = _series(x, y)
+    costs = jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(x, y)
+    mean = expected_alignment(costs, gamma=gamma, **options)
+    return _inner(mean, costs)
+
+
+def mean_cost(x, y, *, cost=squared_euclidean, **options):
+    r"""Mean cost of all alignments of two series, each with the same weight.
+
+    .. math:: \langle E_\infty, C\rangle
+
+    Parameters
+    ----------
+    x, y, cost, **options
+        As in :func:`soft_dtw`; there is no `gamma`.
+
+    Returns
+    -------
+    scalar
+        The limit of :func:`sharp_soft_dtw` for large gamma.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw`.
+
+    Notes
+    -----
+    O(nm) time and memory. Blondel et al. :cite:p:`blondel2021differentiable`, section 4. Chapter:
+    :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import mean_cost
+    >>> print(mean_cost(jnp.array([[0.0], [3.0]]), jnp.array([[0.0], [3.0]])))
+    6.0
+    """
+    return sharp_soft_dtw(x, y, gamma=math.inf, cost=cost, **options)
+
+
+def soft_dtw_divergence(x, y, *, x_length=None, y_length=None, band=None, **options):
+    r"""Soft-DTW divergence of two series: soft-DTW made zero at equal series.
+
+    .. math::
+
+        D_\gamma(x, y) = \operatorname{sdtw}_\gamma(C(x, y))
+        - \tfrac12 \operatorname{sdtw}_\gamma(C(x, x)) - \tfrac12 \operatorname{sdtw}_\gamma(C(y, y))
+
+    Parameters
+    ----------
+    x, y, x_length, y_length, band, **options
+        As in :func:`soft_dtw`. A band is of the alignment of x with y.
+
+    Returns
+    -------
+    scalar
+        The value. Non-negative, and zero at equal series, for the cost :func:`log_augmented` at
+        gamma = 1; for the squared distance no negative value is known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw`.
+
+    Notes
+    -----
+    O(nm + n² + m²) time. Blondel et al. :cite:p:`blondel2021differentiable`, section 3. Chapter:
+    :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import soft_dtw_divergence
+    >>> x = jnp.array([[0.0], [1.0], [4.0]])
+    >>> print(soft_dtw_divergence(x, x))
+    0.0
+    """
+    return _divergence(soft_dtw, x, y, x_length, y_length, band, options)
+
+
+def sharp_divergence(x, y, *, x_length=None, y_length=None, band=None, **options):
+    r"""Sharp divergence of two series: as the soft-DTW divergence, of sharp soft-DTW.
+
+    Parameters
+    ----------
+    x, y, x_length, y_length, band, **options
+        As in :func:`soft_dtw_divergence`.
+
+    Returns
+    -------
+    scalar
+        The value, zero at equal series.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw`.
+
+    Notes
+    -----
+    O(nm + n² + m²) time and memory. Blondel et al. :cite:p:`blondel2021differentiable`, section 4.
+    Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import sharp_divergence
+    >>> x = jnp.array([[0.0], [1.0], [4.0]])
+    >>> print(sharp_divergence(x, x))
+    0.0
+    """
+    return _divergence(sharp_soft_dtw, x, y, x_length, y_length, band, options)
+
+
+def mean_cost_divergence(x, y, *, x_length=None, y_length=None, band=None, **options):
+    r"""Mean-cost divergence of two series: as the soft-DTW divergence, of the mean cost.
+
+    Parameters
+    ----------
+    x, y, x_length, y_length, band, **options
+        As in :func:`soft_dtw_divergence`; there is no `gamma`.
+
+    Returns
+    -------
+    scalar
+        The value, zero at equal series.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`soft_dtw`.
+
+    Notes
+    -----
+    O(nm + n² + m²) time and memory. Blondel et al. :cite:p:`blondel2021differentiable`, section 4.
+    Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import mean_cost_divergence
+    >>> x = jnp.array([[0.0], [1.0], [4.0]])
+    >>> print(mean_cost_divergence(x, x))
+    0.0
+    """
+    return _divergence(mean_cost, x, y, x_length, y_length, band, options)
+
+
+def _divergence(loss, x, y, x_length, y_length, band, options):
+    between = loss(x, y, x_length=x_length, y_length=y_length, band=band, **options)
+    own = loss(x, x, x_length=x_length, y_length=x_length, **options)
+    other = loss(y, y, x_length=y_length, y_length=y_length, **options)
+    return between - (own + other) / 2
+
+
+# --- the soft minimum of one table, and its derivatives -----------------------------------------
+
+
+def _series(x, y):
+    x, y = as_float(x, "x"), as_float(y, "y")
+    for name, series in (("x", x), ("y", y)):
+        if series.ndim != 2 or 0 in series.shape:
+            raise ValueError(
+                f"{name} must have shape [length, features], got {series.shape}; "
+                "map over batches with jax.vmap, and write one feature as [:, None]"
+            )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"x and y must have as many features, got {x.shape[1]} and {y.shape[1]}"
+        )
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def _prepare(costs, gamma, x_length, y_length, band):
+    """Check arguments; close what is outside band and lengths; None for an infinite gamma."""
+    costs = as_float(costs, "costs")
+    if costs.ndim != 2 or 0 in costs.shape:
+        raise ValueError(
+            f"costs must be a table of shape [n, m], got {costs.shape}; map over batches "
+            "with jax.vmap"
+        )
+    dtype, (n, m) = costs.dtype, costs.shape
+    costs = costs.astype(working_dtype(dtype))
+    if band is not None:
+        band = jnp.asarray(band)
+        if band.dtype != bool:
+            raise TypeError(f"band must be a boolean table, got dtype {band.dtype}")
+        if band.shape != (n, m):
+            raise ValueError(f"band must have the shape of the table, {(n, m)}, got {band.shape}")
+        costs = jnp.where(band, costs, jnp.inf)
+    if x_length is not None or y_length is not None:
+        costs = _cut(costs, _length(x_length, n, "x_length"), _length(y_length, m, "y_length"))
+    finish = lambda result: result.astype(dtype)
+    if not isinstance(gamma, jax.core.Tracer):
+        known = np.asarray(gamma, float)
+        if known.shape or not known >= 0:
+            raise ValueError(f"gamma must be one number, at least 0, got {gamma}")
+        if known == math.inf:
+            return costs, None, finish
+    return costs, jnp.asarray(gamma).astype(costs.dtype), finish
+
+
+def _length(length, size, name):
+    if length is None:
+        return size
+    if not isinstance(length, jax.core.Tracer) and not 1 <= int(length) <= size:
+        raise ValueError(f"{name} must lie between 1 and {size}, got {length}")
+    return length
+
+
+def _cut(costs, x_length, y_length):
+    """Let the last cell that counts lead to the last of all, through one row of free cells."""
+    n, m = costs.shape
+    i, j = jnp.arange(n + 1)[:, None] - x_length, jnp.arange(m + 1)[None] - y_length
+    beyond_x, beyond_y = n - x_length, m - y_length
+    free = (i == j) | ((i == beyond_x) & (j >= beyond_x)) | ((j == beyond_y) & (i >= beyond_y))
+    outside = jnp.where(free & (i >= 0) & (j >= 0), 0, jnp.inf).astype(costs.dtype)
+    padded = jnp.pad(costs, ((0, 1), (0, 1)))
+    return jnp.where((i < 0) & (j < 0), padded, outside)
+
+
+def _inner(mean, costs):
+    """Inner product in which an infinite cost that is never used does not count."""
+    costs = costs[: mean.shape[0], : mean.shape[1]]
+    used = mean > 0
+    return jnp.sum(jnp.where(used, mean * jnp.where(used, costs, 0), 0))
+
+
+def _uniform(costs):
+    """Mean of all alignments that are possible."""
+    flat = jnp.where(costs < jnp.inf, 0, jnp.inf).astype(costs.dtype)
+    return _mean(flat, jnp.ones((), flat.dtype))[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _mean_flat(costs_gamma, sizes):
+    return _mean_kernel(costs_gamma, flags=sizes)
+
+
+@_mean_flat.defjvp
+def _mean_flat_jvp(sizes, primals, tangents):
+    in_xla = functools.partial(wavefront.alignment_mean, flags=sizes)
+    return _mean_flat(*primals, sizes), jax.jvp(in_xla, primals, tangents)[1]
+
+
+def _mean(costs, gamma):
+    """Mean alignment and value."""
+    found = _mean_flat(jnp.append(costs.ravel(), gamma), costs.shape)
+    return found[:-1].reshape(costs.shape), found[-1]
+
+
+@jax.custom_jvp
+def _soft(costs, gamma):
+    return _value_kernel(gamma[None], costs.ravel(), flags=costs.shape)[0]
+
+
+@_soft.defjvp
+def _soft_jvp(primals, tangents):
+    (costs, gamma), (dcosts, dgamma) = primals, tangents
+    mean, value = _mean(costs, gamma)
+    return value, _inner(mean, dcosts) + _slope(costs, gamma, mean, value) * dgamma
+
+
+def _slope(costs, gamma, mean, value):
+    """Derivative of the value in gamma: minus the entropy."""
+    soft = (gamma > 0) & (value < jnp.inf)
+    gap = jnp.where(soft, value, 0) - jnp.where(soft, _inner(mean, costs), 0)
+    return jnp.minimum(gap / jnp.where(soft, gamma, 1), 0)
