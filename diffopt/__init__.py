@@ -1,5 +1,6 @@
 """Differentiable optimisation: discrete and constrained decisions as layers with gradients."""
 
+from diffopt.barycenter import soft_dtw_barycenter
 from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.isotonic import isotonic_kl, isotonic_l2
 from diffopt.permutahedron import project_permutahedron
@@ -19,6 +20,24 @@ from diffopt.projections import (
     project_simplex,
 )
 from diffopt.regularizers import budget, entmax, fusedmax, normmax, softmax, sparsemax
+from diffopt.soft_dtw import (
+    alignment_entropy,
+    dtw_path,
+    expected_alignment,
+    half_squared_euclidean,
+    itakura,
+    log_augmented,
+    mean_cost,
+    mean_cost_divergence,
+    num_alignments,
+    sakoe_chiba,
+    sharp_divergence,
+    sharp_soft_dtw,
+    soft_dtw,
+    soft_dtw_divergence,
+    soft_dtw_from_cost,
+    squared_euclidean,
+)
 from diffopt.sorting import (
     hard_rank_epsilon,
     soft_least_trimmed_squares,
@@ -34,15 +53,24 @@ from diffopt.structured import projection_loss
 from diffopt.transport import project_birkhoff, project_transport, solve_transport
 
 __all__ = [
+    "alignment_entropy",
     "budget",
+    "dtw_path",
     "entmax",
+    "expected_alignment",
     "fenchel_young_loss",
     "fusedmax",
+    "half_squared_euclidean",
     "hard_rank_epsilon",
     "host_argmax",
     "isotonic_kl",
     "isotonic_l2",
+    "itakura",
+    "log_augmented",
+    "mean_cost",
+    "mean_cost_divergence",
     "normmax",
+    "num_alignments",
     "perturbed_argmax",
     "perturbed_fenchel_young_loss",
     "perturbed_max",
@@ -57,7 +85,14 @@ __all__ = [
     "project_simplex",
     "project_transport",
     "projection_loss",
+    "sakoe_chiba",
     "separation_margin",
+    "sharp_divergence",
+    "sharp_soft_dtw",
+    "soft_dtw",
+    "soft_dtw_barycenter",
+    "soft_dtw_divergence",
+    "soft_dtw_from_cost",
     "soft_least_trimmed_squares",
     "soft_median",
     "soft_quantile",
@@ -69,6 +104,7 @@ __all__ = [
     "solve_transport",
     "sparsemax",
     "spearman_loss",
+    "squared_euclidean",
 ]
 __version__ = "0.1.0"
 

@@ -54,9 +54,7 @@ __all__ = [
     "squared_euclidean",
 ]
 
-_value_kernel = Kernel(
-    "alignment_value", wavefront.alignment_value, lambda gamma, costs: (costs,)
-)
+_value_kernel = Kernel("alignment_value", wavefront.alignment_value, lambda gamma, costs: (costs,))
 _mean_kernel = Kernel("alignment_mean", wavefront.alignment_mean, lambda costs: (costs,))
 
 
@@ -240,10 +238,14 @@ def expected_alignment(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     [[1.    0.333]
      [0.333 1.   ]]
     """
-    shape = jnp.shape(costs)
+    n, m = jnp.shape(costs) if jnp.ndim(costs) == 2 else (0, 0)
     costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
     mean = _uniform(costs) if gamma is None else _mean(costs, gamma)[0]
-    return finish(mean[: shape[0], : shape[1]])
+    if costs.shape != (n, m):
+        x_length, y_length = _or(x_length, n), _or(y_length, m)
+        inside = (jnp.arange(n)[:, None] < x_length) & (jnp.arange(m)[None] < y_length)
+        mean = jnp.where(inside, mean[:n, :m], 0)
+    return finish(mean)
 
 
 def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=None):
@@ -503,9 +505,7 @@ def soft_dtw(
     """
     x, y = _series(x, y)
     costs = jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(x, y)
-    return soft_dtw_from_cost(
-        costs, gamma=gamma, x_length=x_length, y_length=y_length, band=band
-    )
+    return soft_dtw_from_cost(costs, gamma=gamma, x_length=x_length, y_length=y_length, band=band)
 
 
 def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
@@ -588,7 +588,8 @@ def soft_dtw_divergence(x, y, *, x_length=None, y_length=None, band=None, **opti
     .. math::
 
         D_\gamma(x, y) = \operatorname{sdtw}_\gamma(C(x, y))
-        - \tfrac12 \operatorname{sdtw}_\gamma(C(x, x)) - \tfrac12 \operatorname{sdtw}_\gamma(C(y, y))
+        - \tfrac12 \operatorname{sdtw}_\gamma(C(x, x))
+        - \tfrac12 \operatorname{sdtw}_\gamma(C(y, y))
 
     Parameters
     ----------
@@ -709,9 +710,7 @@ def _series(x, y):
                 "map over batches with jax.vmap, and write one feature as [:, None]"
             )
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"x and y must have as many features, got {x.shape[1]} and {y.shape[1]}"
-        )
+        raise ValueError(f"x and y must have as many features, got {x.shape[1]} and {y.shape[1]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
     return x.astype(dtype), y.astype(dtype)
 
@@ -746,11 +745,14 @@ def _prepare(costs, gamma, x_length, y_length, band):
 
 
 def _length(length, size, name):
-    if length is None:
-        return size
+    length = _or(length, size)
     if not isinstance(length, jax.core.Tracer) and not 1 <= int(length) <= size:
         raise ValueError(f"{name} must lie between 1 and {size}, got {length}")
     return length
+
+
+def _or(length, size):
+    return size if length is None else length
 
 
 def _cut(costs, x_length, y_length):
@@ -766,7 +768,6 @@ def _cut(costs, x_length, y_length):
 
 def _inner(mean, costs):
     """Inner product in which an infinite cost that is never used does not count."""
-    costs = costs[: mean.shape[0], : mean.shape[1]]
     used = mean > 0
     return jnp.sum(jnp.where(used, mean * jnp.where(used, costs, 0), 0))
 

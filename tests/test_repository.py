@@ -43,6 +43,7 @@ PIECES = {
 }
 PAPERS_MAY_IMPORT = {
     "structured": {"fenchel_young"},
+    "barycenter": {"soft_dtw"},
     "continuous": {"fenchel_young"},
     "permutations": {"sorting", "perturbed"},
 }

@@ -46,12 +46,12 @@ def _soft_min(corner, up, left, gamma):
     """Soft minimum of three; the minimum where gamma is 0, at ties the corner, then above."""
     terms = jnp.stack([corner, up, left])
     pick = jnp.argmin(jax.lax.stop_gradient(terms), axis=0, keepdims=True)
-    low = jnp.take_along_axis(terms, pick, axis=0)[0]
+    low = jnp.take_along_axis(terms, pick, axis=0)
     anchor = jax.lax.stop_gradient(jnp.where(low < jnp.inf, low, 0))
     finite = terms < jnp.inf
     soft, tiny = gamma > 0, jnp.finfo(terms.dtype).tiny
     scale = jnp.where(soft, gamma, 1)
     parts = jnp.exp((anchor - jnp.where(finite, terms, anchor)) / scale)
-    total = jnp.where(finite, parts, 0).sum(0)
+    total = jnp.where(finite, parts, 0).sum(0, keepdims=True)
     smooth = anchor - scale * jnp.log(jnp.maximum(total, tiny))
-    return jnp.where(low < jnp.inf, jnp.where(soft, smooth, low), jnp.inf)
+    return jnp.where(low < jnp.inf, jnp.where(soft, smooth, low), jnp.inf)[0]

@@ -1,0 +1,169 @@
+r"""Barycenters of time series under soft-DTW and its divergences. Chapter: :ref:`soft_dtw`."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffopt.checks import as_float, check_choice
+from diffopt.soft_dtw import (
+    mean_cost,
+    mean_cost_divergence,
+    sharp_divergence,
+    sharp_soft_dtw,
+    soft_dtw,
+    soft_dtw_divergence,
+    squared_euclidean,
+)
+
+__all__ = ["Barycenter", "soft_dtw_barycenter"]
+
+LOSSES = {
+    "soft_dtw": soft_dtw,
+    "divergence": soft_dtw_divergence,
+    "sharp": sharp_soft_dtw,
+    "sharp_divergence": sharp_divergence,
+    "mean_cost": mean_cost,
+    "mean_cost_divergence": mean_cost_divergence,
+}
+
+
+class Barycenter(NamedTuple):
+    """A barycenter, and how the search for it ended."""
+
+    value: jax.Array
+    """The series, of the shape of the start."""
+    objective: float
+    """The weighted mean of its losses to the series."""
+    num_iter: int
+    """Iterations made."""
+    converged: bool
+    """Whether the solver stopped for another reason than `max_iter`."""
+
+
+def soft_dtw_barycenter(
+    series,
+    weights=None,
+    *,
+    init=None,
+    loss="divergence",
+    gamma=1.0,
+    cost=squared_euclidean,
+    tol=1e-6,
+    max_iter=100,
+):
+    r"""Series of least weighted mean loss to given series, by L-BFGS.
+
+    .. math::
+
+        \operatorname*{argmin}_{x} \; \sum_s \omega_s D(x, y^{(s)})
+
+    Parameters
+    ----------
+    series : array of shape [S, m, d], or sequence of arrays of shapes [m_s, d]
+        The series; they may have different lengths.
+    weights : array of shape [S], optional
+        Weights :math:`\omega`, not negative. By default 1 / S.
+    init : array of shape [n, d], optional
+        Where to start; its length is that of the result. By default the weighted mean of the
+        series, or, where their lengths differ, the first of the longest.
+    loss : str, default "divergence"
+        One of "soft_dtw", "divergence", "sharp", "sharp_divergence", "mean_cost",
+        "mean_cost_divergence".
+    gamma : float, default 1.0
+        Temperature; the mean costs have none.
+    cost : function, default squared_euclidean
+        Cost of two points.
+    tol, max_iter : float and int
+        When L-BFGS stops: at so small a gradient, or after so many iterations.
+
+    Returns
+    -------
+    Barycenter
+        The series and how the search ended. A local minimum: none of the losses is convex.
+
+    Raises
+    ------
+    TypeError
+        If `series` are not arrays of real numbers.
+    ValueError
+        If there is no series, or a shape, a weight or `loss` does not fit.
+
+    Notes
+    -----
+    An iteration takes O(S n m) time. Needs numbers, not tracers. Blondel et al.
+    :cite:p:`blondel2021differentiable`, section 5. Chapter: :ref:`soft_dtw`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from diffopt import soft_dtw_barycenter
+    >>> y = jnp.array([[[0.0], [2.0]], [[0.0], [4.0]]])
+    >>> print(soft_dtw_barycenter(y, loss="mean_cost_divergence").value.round(3).T)
+    [[0. 3.]]
+    """
+    from scipy.optimize import minimize
+
+    check_choice(loss, LOSSES, "loss")
+    padded, lengths = _pad(series)
+    weights = _weights(weights, len(lengths))
+    start = _start(padded, lengths, weights) if init is None else as_float(init, "init")
+    if start.ndim != 2 or start.shape[1] != padded.shape[2]:
+        raise ValueError(f"init must have shape [n, {padded.shape[2]}], got {start.shape}")
+    options = {} if loss.startswith("mean_cost") else {"gamma": gamma}
+    ragged = len(set(lengths)) > 1
+
+    def objective(x, padded, lengths, weights):
+        def one(y, length):
+            bound = {"y_length": length} if ragged else {}
+            return LOSSES[loss](x, y, cost=cost, **bound, **options)
+
+        return weights @ jax.vmap(one)(padded, lengths)
+
+    slope = jax.jit(jax.value_and_grad(objective))
+    arrays = padded, jnp.array(lengths), weights
+
+    def call(point):
+        x = jnp.asarray(point.reshape(start.shape), start.dtype)
+        value, gradient = slope(x, *arrays)
+        return float(value), np.asarray(gradient, float).ravel()
+
+    found = minimize(
+        call,
+        np.asarray(start, float).ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iter, "gtol": tol},
+    )
+    value = jnp.asarray(found.x.reshape(start.shape), start.dtype)
+    return Barycenter(value, float(found.fun), int(found.nit), found.status == 0)
+
+
+def _pad(series):
+    series = [as_float(y, "series") for y in series]
+    if not series:
+        raise ValueError("series must hold at least one series, got none")
+    shapes = {(y.ndim, y.shape[-1] if y.ndim else 0) for y in series}
+    if len(shapes) > 1 or series[0].ndim != 2:
+        found = [y.shape for y in series]
+        raise ValueError(f"series must be arrays of shape [length, features], got {found}")
+    lengths = [len(y) for y in series]
+    longest = max(lengths)
+    return jnp.stack([jnp.pad(y, ((0, longest - len(y)), (0, 0))) for y in series]), lengths
+
+
+def _weights(weights, count):
+    if weights is None:
+        return jnp.full(count, 1 / count)
+    weights = as_float(weights, "weights")
+    if weights.shape != (count,) or not (weights >= 0).all():
+        raise ValueError(f"weights must be {count} numbers, none negative, got {weights}")
+    return weights
+
+
+def _start(padded, lengths, weights):
+    if len(set(lengths)) == 1:
+        return jnp.tensordot(weights / weights.sum(), padded.astype(weights.dtype), 1)
+    longest = int(np.argmax(lengths))
+    return padded[longest]
