@@ -20,11 +20,13 @@ __all__ = [
     "MULTILABEL",
     "ORDINAL",
     "REGRESSION",
+    "TIME_SERIES",
     "load_fashion_mnist",
     "load_label_ranking",
     "load_multilabel",
     "load_ordinal",
     "load_regression",
+    "load_time_series",
 ]
 
 DATA = Path(__file__).resolve().parent
@@ -39,6 +41,13 @@ REGRESSION = ("abalone", "autompg", "boston", "diabetes", "phones", "stackloss",
 MULTILABEL = ("yeast",)
 
 ORDINAL = ("abalone", "anes96", "autompg", "boston", "diabetes", "machine")
+
+TIME_SERIES = (
+    "ArrowHead Beef Car Coffee ECG200 FaceFour GunPoint ItalyPowerDemand Lightning2 Lightning7 "
+    "OSULeaf OliveOil Plane SyntheticControl Trace"
+).split()
+
+LONG = {"Beef", "Car", "Lightning2", "OSULeaf", "OliveOil"}  # in a file of their own
 
 
 def load_label_ranking(name):
@@ -150,6 +159,29 @@ def load_fashion_mnist(part="train"):
     """
     _check_name(part, ("train", "test"), argument="part")
     return _read("fashion_mnist", f"{part}/images", f"{part}/labels")
+
+
+def load_time_series(name, part="train"):
+    """Load one of the 15 sets of the UCR archive, with the split that it is published with.
+
+    Parameters
+    ----------
+    name : str
+        One of `TIME_SERIES`.
+    part : {"train", "test"}
+        Which part of the data.
+
+    Returns
+    -------
+    series : numpy.ndarray
+        float32, shape ``(num_series, length)``; each series has mean 0 and variance 1.
+    labels : numpy.ndarray
+        int8, shape ``(num_series,)``, in ``0..num_classes - 1``.
+    """
+    _check_name(name, TIME_SERIES)
+    _check_name(part, ("train", "test"), argument="part")
+    file = "time_series_long" if name in LONG else "time_series"
+    return _read(file, f"{name}/{part}/series", f"{name}/{part}/labels")
 
 
 def _check_name(name, known, argument="name"):
