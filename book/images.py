@@ -18,11 +18,12 @@ from scipy.spatial import ConvexHull
 
 import diffopt
 from book.experiments import perturbed_paths
+from diffopt.soft_dtw import expected_alignment
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
 IMAGES = Path(__file__).parent / "_images"
 GREY = "#808890"
@@ -116,6 +117,24 @@ def perturbed() -> plt.Figure:
     axes.scatter(columns[path], rows[path], 130, **ring)
     axes.set(aspect="equal", xlim=(-0.7, 29.7), ylim=(15.7, -0.7))
     axes.axis("off")
+
+
+def soft_dtw() -> plt.Figure:
+    """Two series and the pairs that soft-DTW aligns, for a small and for a large gamma."""
+    time = np.linspace(0, 1, 30)
+    above = np.exp(-(((time - 0.3) / 0.12) ** 2)) + 0.6 * np.exp(-(((time - 0.75) / 0.1) ** 2))
+    below = np.exp(-(((time - 0.5) / 0.16) ** 2)) + 0.6 * np.exp(-(((time - 0.88) / 0.07) ** 2))
+    cost = (above[:, None] - below) ** 2
+    figure, panels = plt.subplots(1, 2, figsize=(6.4, 3.4), layout="constrained", sharey=True)
+    for axes, gamma, color in zip(panels, (0.001, 0.5), COLORS[::2], strict=True):
+        weights = np.asarray(expected_alignment(cost, gamma=gamma))
+        pairs = np.argwhere(weights > 0.03)
+        lines = [[(i, 1.6 + above[i]), (j, below[j])] for i, j in pairs]
+        shade = [(*to_rgb(color), min(1.0, weights[i, j])) for i, j in pairs]
+        axes.add_collection(LineCollection(lines, colors=shade, linewidths=1.2))
+        axes.plot(1.6 + above, color=GREY, linewidth=2.4)
+        axes.plot(below, color=GREY, linewidth=2.4)
+        axes.set(xlabel=rf"time, $\gamma$ = {gamma:g}", xticks=(), yticks=())
     return figure
 
 
@@ -171,7 +190,7 @@ def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (sorting, fenchel_young, structured, perturbed, permutahedron):
+        for draw in (sorting, fenchel_young, structured, perturbed, soft_dtw, permutahedron):
             path = IMAGES / f"{draw.__name__}.svg"
             draw().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)

@@ -35,6 +35,25 @@ SHAPES = {
     "wisconsin": (194, 16, 16),
 }
 
+# series for training, for testing, their length, classes: the table of the UCR archive
+SERIES = {
+    "ArrowHead": (36, 175, 251, 3),
+    "Beef": (30, 30, 470, 5),
+    "Car": (60, 60, 577, 4),
+    "Coffee": (28, 28, 286, 2),
+    "ECG200": (100, 100, 96, 2),
+    "FaceFour": (24, 88, 350, 4),
+    "GunPoint": (50, 150, 150, 2),
+    "ItalyPowerDemand": (67, 1029, 24, 2),
+    "Lightning2": (60, 61, 637, 2),
+    "Lightning7": (70, 73, 319, 7),
+    "OSULeaf": (200, 242, 427, 6),
+    "OliveOil": (30, 30, 570, 4),
+    "Plane": (105, 105, 144, 7),
+    "SyntheticControl": (300, 300, 60, 6),
+    "Trace": (100, 100, 275, 4),
+}
+
 
 def test_every_file_is_listed_with_its_sum():
     assert set(SUMS) == {path.name for path in data.DATA.glob("*.npz")}
@@ -124,6 +143,22 @@ def test_the_elevation_map_is_the_known_one():
     assert south == pytest.approx(92.66, abs=0.01) and east == pytest.approx(74.40, abs=0.01)
 
 
+def test_time_series_lists_all_sets():
+    assert sorted(SERIES) == data.TIME_SERIES
+
+
+@pytest.mark.parametrize("name", data.TIME_SERIES)
+def test_time_series(name):
+    *sizes, length, num_classes = SERIES[name]
+    for part, size in zip(("train", "test"), sizes, strict=True):
+        series, labels = data.load_time_series(name, part)
+        assert series.shape == (size, length) and series.dtype == np.float32
+        assert labels.shape == (size,) and labels.dtype == np.int8
+        assert set(labels) == set(range(num_classes))
+        np.testing.assert_allclose(series.mean(axis=1), 0, atol=1e-3)
+        np.testing.assert_allclose(series.std(axis=1, ddof=1), 1, atol=2e-3)
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="authorship.*got 'sushi'"):
         data.load_label_ranking("sushi")
@@ -135,6 +170,8 @@ def test_unknown_names_are_answered_with_the_known_ones():
         data.load_multilabel("scene")
     with pytest.raises(ValueError, match="part must be one of train, test"):
         data.load_fashion_mnist("validation")
+    with pytest.raises(ValueError, match="ArrowHead.*got 'Wine'"):
+        data.load_time_series("Wine")
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path, monkeypatch):

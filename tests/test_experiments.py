@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.spatial.distance import jensenshannon
+from scipy.spatial.distance import cdist, jensenshannon
 from scipy.stats import spearmanr
 from sklearn.linear_model import HuberRegressor, Ridge
 from sklearn.metrics import f1_score
@@ -21,6 +21,8 @@ from book.experiments import (
     perturbed_paths,
     perturbed_variance,
     runner,
+    soft_dtw,
+    soft_dtw_claims,
     sorting,
     structured,
     structured_claims,
@@ -330,6 +332,42 @@ def test_estimators_of_a_derivative_are_unbiased(estimator):
     assert (np.abs(found.mean(0) - expected) < 4.5 * error).all()
 
 
+def test_tables_hold_all_pairs_and_their_divergence():
+    rng = np.random.default_rng(12)
+    xs, ys = rng.normal(size=(4, 5, 1)), rng.normal(size=(3, 5, 1))
+    expected = cdist(xs[..., 0], ys[..., 0], "sqeuclidean")
+    np.testing.assert_allclose(soft_dtw.tables("euclidean", 1.0, xs, ys)[0], expected)
+    table, divergence = soft_dtw.tables("soft", 0.7, xs)
+    np.testing.assert_allclose(table, table.T)
+    between = soft_dtw.tables("soft", 0.7, xs, xs)
+    np.testing.assert_allclose(between, (table, divergence), atol=1e-12)
+    loss = soft_dtw.distance("divergence", 0.7)
+    assert loss(xs[0], xs[1]) == pytest.approx(divergence[0, 1])
+    np.testing.assert_allclose(np.diag(divergence), 0, atol=1e-12)
+
+
+def test_leaving_one_out_does_not_find_the_series_itself():
+    points = np.array([0.0, 0.1, 1.0, 1.1, 5.0])
+    table = (points[:, None] - points) ** 2
+    assert soft_dtw.leave_one_out(table, np.array([0, 0, 1, 1, 1])) == 1
+    assert soft_dtw.leave_one_out(table, np.array([0, 0, 1, 1, 2])) == 0.8
+
+
+def test_every_class_is_fitted_and_validated():
+    labels = np.repeat([0, 1, 2], [10, 3, 1])
+    fit, held = soft_dtw.split(labels, seed=0)
+    assert np.bincount(labels[fit]).tolist() == [7, 2, 1] and not np.any(fit & held)
+    assert np.bincount(labels[held]).tolist() == [3, 1]
+
+
+def test_centroids_of_the_mean_classify_what_is_apart():
+    rng = np.random.default_rng(13)
+    labels = np.repeat([0, 1], 6)
+    series = rng.normal(size=(12, 4, 1)) + 10 * labels[:, None, None]
+    part = (series, labels)
+    assert soft_dtw.centroid_accuracy("euclidean", 1.0, part, part, 5) == 1
+
+
 def folded(values, **others):
     """A result with nearly the same value in ten folds."""
     noise = 1e-4 * np.arange(10)
@@ -393,11 +431,35 @@ def test_verdicts_on_perturbed_optimizers_follow_the_numbers():
         assert judged(perturbed_claims, "classification", settings, results)[0] == expected
 
 
+def test_verdicts_on_accuracy_need_a_significant_gain():
+    names = [f"set{i}" for i in range(15)]
+    settings = {"datasets": names}
+
+    def results(gain):
+        rng = np.random.default_rng(14)
+        found = {}
+        for name in names:
+            base = rng.uniform(0.5, 0.9)
+            for method in ("euclidean", "dtw", "soft_dtw"):
+                found[f"{name}/{method}"] = {"accuracy": base}
+            found[f"{name}/divergence"] = {"accuracy": base + gain(rng)}
+        return found
+
+    for gain, expected in (
+        (lambda rng: rng.uniform(0.01, 0.1), "reproduced"),
+        (lambda rng: rng.choice([0.05, -0.045, 0.04]), "partly"),
+        (lambda rng: -0.01, "not reproduced"),
+    ):
+        assert judged(soft_dtw_claims, "centroid", settings, results(gain)) == [expected]
+
+
 def test_unfinished_experiments_make_no_claim():
     record = {"settings": {}, "units": {}, "complete": False}
     records = {"matrices": record, "solvers": record, "paths": record}
     for module in (structured_claims, fenchel_young_claims, perturbed_claims):
         assert module.claims({}) == module.claims(records) == []
+    for module in (structured_claims, fenchel_young_claims, soft_dtw_claims):
+        assert module.claims({}) == module.claims({"matrices": record, "solvers": record}) == []
 
 
 def counted(calls, number=1):

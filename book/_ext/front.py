@@ -84,6 +84,8 @@ PAPERS = (
         "soft_dtw",
         "Divergences between time series",
         "Why is soft-DTW negative, and what should replace it?",
+        "Two time series, one above the other, with lines between the points that soft-DTW aligns: "
+        "few lines where gamma is small, fans of many where it is large",
     ),
     Paper(
         "sander2022sinkformers",

@@ -20,12 +20,14 @@ __all__ = [
     "MULTILABEL",
     "ORDINAL",
     "REGRESSION",
+    "TIME_SERIES",
     "load_elevation",
     "load_fashion_mnist",
     "load_label_ranking",
     "load_multilabel",
     "load_ordinal",
     "load_regression",
+    "load_time_series",
 ]
 
 DATA = Path(__file__).resolve().parent
@@ -43,6 +45,13 @@ ELEVATION = "jacksboro_fault_dem.npz"
 METRES_PER_DEGREE = 111_195.0  # of a great circle, radius of the earth 6,371 km
 
 ORDINAL = ("abalone", "anes96", "autompg", "boston", "diabetes", "machine")
+
+TIME_SERIES = (
+    "ArrowHead Beef Car Coffee ECG200 FaceFour GunPoint ItalyPowerDemand Lightning2 Lightning7 "
+    "OSULeaf OliveOil Plane SyntheticControl Trace"
+).split()
+
+LONG = {"Beef", "Car", "Lightning2", "OSULeaf", "OliveOil"}  # in a file of their own
 
 
 def load_label_ranking(name):
@@ -173,6 +182,29 @@ def load_elevation():
         latitude = np.radians((arrays["ymin"] + arrays["ymax"]) / 2)
         rows, columns = (float(arrays[key]) * METRES_PER_DEGREE for key in ("dy", "dx"))
     return elevation, (rows, columns * float(np.cos(latitude)))
+
+
+def load_time_series(name, part="train"):
+    """Load one of the 15 sets of the UCR archive, with the split that it is published with.
+
+    Parameters
+    ----------
+    name : str
+        One of `TIME_SERIES`.
+    part : {"train", "test"}
+        Which part of the data.
+
+    Returns
+    -------
+    series : numpy.ndarray
+        float32, shape ``(num_series, length)``; each series has mean 0 and variance 1.
+    labels : numpy.ndarray
+        int8, shape ``(num_series,)``, in ``0..num_classes - 1``.
+    """
+    _check_name(name, TIME_SERIES)
+    _check_name(part, ("train", "test"), argument="part")
+    file = "time_series_long" if name in LONG else "time_series"
+    return _read(file, f"{name}/{part}/series", f"{name}/{part}/labels")
 
 
 def _check_name(name, known, argument="name"):

@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -124,6 +125,48 @@ def cut_multilabel(wheels):
     np.savez_compressed(HERE / "multilabel.npz", **arrays)
 
 
+def read_series(text):
+    """Read a ``.ts`` file of univariate series of one length: the series, and their labels."""
+    rows = [line.strip() for line in text.splitlines() if line.strip() and line[0] not in "#@"]
+    series, labels = zip(*(row.rsplit(":", 1) for row in rows), strict=True)
+    return np.array([row.split(",") for row in series], float), np.array(labels)
+
+
+def read_ucr_sets(folder):
+    """Read the series and labels of 15 UCR sets: ``NAME/PART`` -> both."""
+    found = {}
+    (sdist,) = folder.glob("tslearn-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        for member in archive.getmembers():
+            if "/docs/datasets/" in member.name and member.name.endswith(".ts"):
+                name, part = Path(member.name).stem.rsplit("_", 1)
+                text = archive.extractfile(member).read().decode()
+                found[f"{name}/{part.lower()}"] = read_series(text)
+    with open_wheel(folder, "aeon") as wheel:
+        for name in ("ArrowHead", "ItalyPowerDemand", "OSULeaf"):
+            for part in ("train", "test"):
+                path = f"aeon/datasets/data/{name}/{name}_{part.upper()}.ts"
+                found[f"{name}/{part}"] = read_series(wheel.read(path).decode())
+    with open_wheel(folder, "tslearn") as wheel:
+        trace = np.load(io.BytesIO(wheel.read("tslearn/.cached_datasets/Trace.npz")))
+    for part in ("train", "test"):
+        found[f"Trace/{part}"] = trace[f"X_{part}"][..., 0], trace[f"y_{part}"].astype(str)
+    return found
+
+
+def cut_time_series(folder):
+    """Series as float32 and labels as int8 from 0; the sets with the longest series apart."""
+    found, files = read_ucr_sets(folder), {"time_series": {}, "time_series_long": {}}
+    for key in sorted(found):
+        series, labels = found[key]
+        classes = np.unique(found[f"{key.split('/')[0]}/train"][1])
+        arrays = files["time_series_long" if series.shape[1] > 400 else "time_series"]
+        arrays[f"{key}/series"] = series.astype(np.float32)
+        arrays[f"{key}/labels"] = np.searchsorted(classes, labels).astype(np.int8)
+    for name, arrays in files.items():
+        np.savez_compressed(HERE / f"{name}.npz", **arrays)
+
+
 def cut_fashion_mnist(folder):
     """Take the first 500 training and the first 100 test images of each of the ten classes."""
     arrays = {}
@@ -147,4 +190,5 @@ if __name__ == "__main__":
     cut_regression(arguments.wheels)
     cut_ordinal(arguments.wheels)
     cut_multilabel(arguments.wheels)
+    cut_time_series(arguments.wheels)
     cut_fashion_mnist(arguments.fashion_mnist)
