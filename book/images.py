@@ -117,6 +117,7 @@ def perturbed() -> plt.Figure:
     axes.scatter(columns[path], rows[path], 130, **ring)
     axes.set(aspect="equal", xlim=(-0.7, 29.7), ylim=(15.7, -0.7))
     axes.axis("off")
+    return figure
 
 
 def soft_dtw() -> plt.Figure:
