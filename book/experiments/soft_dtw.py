@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from book.data import TIME_SERIES, load_time_series
+from book.data import load_time_series
 from book.experiments.runner import Experiment, main
 from book.experiments.soft_dtw_claims import claims
 from diffopt.barycenter import soft_dtw_barycenter
@@ -35,6 +35,7 @@ from diffopt.soft_dtw import (
 jax.config.update("jax_enable_x64", True)
 
 SMALL = ["GunPoint", "ItalyPowerDemand", "SyntheticControl"]
+SHORT = ["ECG200", "ItalyPowerDemand", "SyntheticControl", "GunPoint", "Plane"]  # below 200 points
 
 # The table of pairs that a unit needs -> the losses made of it: as it is, and as a divergence.
 FAMILIES = {
@@ -135,11 +136,11 @@ def run_neighbour(unit, settings):
 
 
 def neighbour_settings(profile):
-    """All sets and a wide grid, or two small sets."""
+    """Five short sets and a wide grid, or two of them."""
     if profile == "paper":
         gammas = [10.0**k for k in range(-3, 4)]
         sizes = {"max_series": 100, "longest": 400, "max_test": None}
-        return {"datasets": TIME_SERIES, "gammas": gammas, "seed": 0, **sizes}
+        return {"datasets": SHORT, "gammas": gammas, "seed": 0, **sizes}
     sizes = {"max_series": 24, "longest": 0, "max_test": 60}
     return {"datasets": SMALL[:2], "gammas": [0.1, 1.0, 10.0], "seed": 0, **sizes}
 
@@ -225,10 +226,10 @@ def run_centroid(unit, settings):
 
 
 def centroid_settings(profile):
-    """All sets with ten series of each class, or one small set."""
+    """Four short sets with ten series of each class, or one of them with four."""
     if profile == "paper":
         sizes = {"per_class": 10, "max_iter": 30, "max_test": None}
-        return {"datasets": TIME_SERIES, "gammas": [0.1, 1.0, 10.0], "seed": 0, **sizes}
+        return {"datasets": SHORT[:4], "gammas": [0.1, 1.0, 10.0], "seed": 0, **sizes}
     sizes = {"per_class": 4, "max_iter": 10, "max_test": 60}
     return {"datasets": SMALL[1:2], "gammas": [1.0], "seed": 0, **sizes}
 
