@@ -276,7 +276,7 @@ def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=No
     --------
     >>> import jax.numpy as jnp
     >>> from diffopt import alignment_entropy
-    >>> print(jnp.exp(alignment_entropy(jnp.zeros((2, 2)))).round(3))
+    >>> print(round(float(jnp.exp(alignment_entropy(jnp.zeros((2, 2))))), 3))
     3.0
     """
     costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
@@ -426,10 +426,10 @@ def itakura(n, m, slope=2.0):
     --------
     >>> from diffopt import itakura
     >>> print(itakura(4, 4).astype(int))
-    [[1 1 0 0]
-     [1 1 1 0]
-     [0 1 1 1]
-     [0 0 1 1]]
+    [[1 0 0 0]
+     [0 1 1 0]
+     [0 1 1 0]
+     [0 0 0 1]]
     """
     if slope < 1:
         raise ValueError(f"slope must be at least 1, got {slope}")
@@ -437,7 +437,7 @@ def itakura(n, m, slope=2.0):
     cell = 0.5 / max(min(n, m) - 1, 1) + 1e-9
 
     def between(a, b):
-        return (b <= slope * a + cell) & (b >= a / slope - cell)
+        return (b <= slope * a + cell) & (a <= slope * b + cell)
 
     return between(i, j) & between(1 - i, 1 - j)
 
@@ -498,7 +498,7 @@ def soft_dtw(
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt import soft_dtw
+    >>> from diffopt.soft_dtw import soft_dtw
     >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [0.0], [1.0]])
     >>> print(soft_dtw(x, y, gamma=0.0))
     0.0
@@ -536,7 +536,7 @@ def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> from diffopt import sharp_soft_dtw, soft_dtw
+    >>> from diffopt.soft_dtw import sharp_soft_dtw, soft_dtw
     >>> x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [0.0], [3.0]])
     >>> print(bool(sharp_soft_dtw(x, y) > soft_dtw(x, y, gamma=0.0) > soft_dtw(x, y)))
     True
@@ -599,8 +599,8 @@ def soft_dtw_divergence(x, y, *, x_length=None, y_length=None, band=None, **opti
     Returns
     -------
     scalar
-        The value. Non-negative, and zero at equal series, for the cost :func:`log_augmented` at
-        gamma = 1; for the squared distance no negative value is known.
+        The value, zero at equal series. Non-negative for the cost :func:`log_augmented` at
+        gamma = 1; with the squared distance some pairs of series have a negative one.
 
     Raises
     ------
