@@ -104,7 +104,7 @@ def soft_dtw_barycenter(
     >>> print(abs(np.asarray(found.value).round(3).T))
     [[0. 3.]]
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     check_choice(loss, LOSSES, "loss")
     padded, lengths = _pad(series)
