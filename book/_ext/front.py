@@ -238,20 +238,23 @@ def _claims(paper: Paper, results: dict[str, Any], ready: bool) -> str:
 
 def _speed(paper: Paper, bench: dict[str, Any]) -> str:
     """For each size, by how much we are faster than the fastest other package: median, least."""
-    ratios: dict[tuple[int, int], dict[str, list[float]]] = {}
-    for row in bench["rows"]:
-        others = [middle for name, (_, middle, _) in row["ms"].items() if name != "diffopt"]
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for row in sorted(bench["rows"], key=lambda row: (row.get("n", 0), row.get("batch", 0))):
+        others = [ms[1] for name, ms in row["ms"].items() if not name.startswith("diffopt")]
         if others and "diffopt" in row["ms"]:
-            size = ratios.setdefault((row["batch"], row["n"]), {})
-            size.setdefault(row["mode"], []).append(min(others) / row["ms"]["diffopt"][1])
-    modes = list(dict.fromkeys(mode for size in ratios.values() for mode in size))
-    lines = [f"| batch × length | {' | '.join(modes)} |", "|---" * (len(modes) + 1) + "|"]
-    for (batch, n), size in sorted(ratios.items(), key=lambda item: (item[0][1], item[0][0])):
+            size = f"{row['batch']:,} × {row['n']:,}" if "n" in row else row["problem"]
+            modes = ratios.setdefault(size, {})
+            mode = row.get("mode", "value+gradient")
+            modes.setdefault(mode, []).append(min(others) / row["ms"]["diffopt"][1])
+    names = list(dict.fromkeys(mode for modes in ratios.values() for mode in modes))
+    first = "batch × length" if any("n" in row for row in bench["rows"]) else "problem"
+    lines = [f"| {first} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for size, modes in ratios.items():
         cells = [
-            f"{median(size[mode]):.2f}× (least {min(size[mode]):.2f}×)" if mode in size else ""
-            for mode in modes
+            f"{median(modes[mode]):.2f}× (least {min(modes[mode]):.2f}×)" if mode in modes else ""
+            for mode in names
         ]
-        lines.append(f"| {batch:,} × {n:,} | {' | '.join(cells)} |")
+        lines.append(f"| {size} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     return f"""## Speed: {paper.title.lower()}
 
