@@ -21,8 +21,8 @@ Arguments that the functions share:
 - `cost`, a function of two points of shape ``[d]``;
 - `x_length` and `y_length`, how many points of a series count, possibly traced: padding after them
   takes no part, and has a gradient of zero;
-- `band`, a boolean table ``[n, m]`` of the cells that alignments may use, as :func:`sakoe_chiba`
-  and :func:`itakura` make it.
+- `band`, a boolean table ``[n, m]`` of the cells that alignments may use, as :func:`~diffopt.sakoe_chiba`
+  and :func:`~diffopt.itakura` make it.
 """
 
 import functools
@@ -183,8 +183,8 @@ def soft_dtw_from_cost(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     Notes
     -----
     O(nm) time and O(m) memory on a CPU, n + m - 1 steps elsewhere. The derivative in the costs is
-    :func:`expected_alignment`, in O(nm) time and memory; that in gamma is minus
-    :func:`alignment_entropy`. Blondel et al. :cite:p:`blondel2021differentiable`, section 2.
+    :func:`~diffopt.expected_alignment`, in O(nm) time and memory; that in gamma is minus
+    :func:`~diffopt.alignment_entropy`. Blondel et al. :cite:p:`blondel2021differentiable`, section 2.
     Chapter: :ref:`soft_dtw`.
 
     Examples
@@ -211,7 +211,7 @@ def expected_alignment(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     Parameters
     ----------
     costs, gamma, x_length, y_length, band
-        As in :func:`soft_dtw_from_cost`. At gamma = 0 the cheapest alignment, at infinity the mean
+        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 the cheapest alignment, at infinity the mean
         of all of them.
 
     Returns
@@ -222,7 +222,7 @@ def expected_alignment(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw_from_cost`.
+        As in :func:`~diffopt.soft_dtw_from_cost`.
 
     Notes
     -----
@@ -254,7 +254,7 @@ def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=No
     Parameters
     ----------
     costs, gamma, x_length, y_length, band
-        As in :func:`soft_dtw_from_cost`. At gamma = 0 it is 0, at infinity the logarithm of the
+        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 it is 0, at infinity the logarithm of the
         number of alignments.
 
     Returns
@@ -265,7 +265,7 @@ def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=No
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw_from_cost`.
+        As in :func:`~diffopt.soft_dtw_from_cost`.
 
     Notes
     -----
@@ -292,7 +292,7 @@ def dtw_path(costs, *, x_length=None, y_length=None, band=None):
     Parameters
     ----------
     costs, x_length, y_length, band
-        As in :func:`soft_dtw_from_cost`; they cannot be traced.
+        As in :func:`~diffopt.soft_dtw_from_cost`; they cannot be traced.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def dtw_path(costs, *, x_length=None, y_length=None, band=None):
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw_from_cost`.
+        As in :func:`~diffopt.soft_dtw_from_cost`.
 
     Notes
     -----
@@ -461,7 +461,7 @@ def soft_dtw(
 
         \operatorname{sdtw}_\gamma(C), \qquad C_{ij} = c(x_i, y_j)
 
-    It may be negative, and its minimum over x is not at y; see :func:`soft_dtw_divergence`.
+    It may be negative, and its minimum over x is not at y; see :func:`~diffopt.soft_dtw_divergence`.
 
     Parameters
     ----------
@@ -487,7 +487,7 @@ def soft_dtw(
         If a series is not an array of real numbers, or `band` is not boolean.
     ValueError
         If the series do not have the same number of features, or as in
-        :func:`soft_dtw_from_cost`.
+        :func:`~diffopt.soft_dtw_from_cost`.
 
     Notes
     -----
@@ -516,7 +516,7 @@ def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
     Parameters
     ----------
     x, y, gamma, cost, **options
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Returns
     -------
@@ -526,7 +526,7 @@ def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Notes
     -----
@@ -555,17 +555,17 @@ def mean_cost(x, y, *, cost=squared_euclidean, **options):
     Parameters
     ----------
     x, y, cost, **options
-        As in :func:`soft_dtw`; there is no `gamma`.
+        As in :func:`~diffopt.soft_dtw`; there is no `gamma`.
 
     Returns
     -------
     scalar
-        The limit of :func:`sharp_soft_dtw` for large gamma.
+        The limit of :func:`~diffopt.sharp_soft_dtw` for large gamma.
 
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Notes
     -----
@@ -594,18 +594,18 @@ def soft_dtw_divergence(x, y, *, x_length=None, y_length=None, band=None, **opti
     Parameters
     ----------
     x, y, x_length, y_length, band, **options
-        As in :func:`soft_dtw`. A band is of the alignment of x with y.
+        As in :func:`~diffopt.soft_dtw`. A band is of the alignment of x with y.
 
     Returns
     -------
     scalar
-        The value, zero at equal series. Non-negative for the cost :func:`log_augmented` at
+        The value, zero at equal series. Non-negative for the cost :func:`~diffopt.log_augmented` at
         gamma = 1; with the squared distance some pairs of series have a negative one.
 
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Notes
     -----
@@ -629,7 +629,7 @@ def sharp_divergence(x, y, *, x_length=None, y_length=None, band=None, **options
     Parameters
     ----------
     x, y, x_length, y_length, band, **options
-        As in :func:`soft_dtw_divergence`.
+        As in :func:`~diffopt.soft_dtw_divergence`.
 
     Returns
     -------
@@ -639,7 +639,7 @@ def sharp_divergence(x, y, *, x_length=None, y_length=None, band=None, **options
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Notes
     -----
@@ -663,7 +663,7 @@ def mean_cost_divergence(x, y, *, x_length=None, y_length=None, band=None, **opt
     Parameters
     ----------
     x, y, x_length, y_length, band, **options
-        As in :func:`soft_dtw_divergence`; there is no `gamma`.
+        As in :func:`~diffopt.soft_dtw_divergence`; there is no `gamma`.
 
     Returns
     -------
@@ -673,7 +673,7 @@ def mean_cost_divergence(x, y, *, x_length=None, y_length=None, band=None, **opt
     Raises
     ------
     TypeError, ValueError
-        As in :func:`soft_dtw`.
+        As in :func:`~diffopt.soft_dtw`.
 
     Notes
     -----
