@@ -21,8 +21,8 @@ Arguments that the functions share:
 - `cost`, a function of two points of shape ``[d]``;
 - `x_length` and `y_length`, how many points of a series count, possibly traced: padding after them
   takes no part, and has a gradient of zero;
-- `band`, a boolean table ``[n, m]`` of the cells that alignments may use, as :func:`~diffopt.sakoe_chiba`
-  and :func:`~diffopt.itakura` make it.
+- `band`, a boolean table ``[n, m]`` of the cells that alignments may use, as
+  :func:`~diffopt.sakoe_chiba` and :func:`~diffopt.itakura` make it.
 """
 
 import functools
@@ -184,8 +184,8 @@ def soft_dtw_from_cost(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     -----
     O(nm) time and O(m) memory on a CPU, n + m - 1 steps elsewhere. The derivative in the costs is
     :func:`~diffopt.expected_alignment`, in O(nm) time and memory; that in gamma is minus
-    :func:`~diffopt.alignment_entropy`. Blondel et al. :cite:p:`blondel2021differentiable`, section 2.
-    Chapter: :ref:`soft_dtw`.
+    :func:`~diffopt.alignment_entropy`.
+    Blondel et al. :cite:p:`blondel2021differentiable`, section 2. Chapter: :ref:`soft_dtw`.
 
     Examples
     --------
@@ -211,8 +211,8 @@ def expected_alignment(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     Parameters
     ----------
     costs, gamma, x_length, y_length, band
-        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 the cheapest alignment, at infinity the mean
-        of all of them.
+        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 the cheapest alignment, at
+        infinity the mean of all of them.
 
     Returns
     -------
@@ -254,8 +254,8 @@ def alignment_entropy(costs, *, gamma=1.0, x_length=None, y_length=None, band=No
     Parameters
     ----------
     costs, gamma, x_length, y_length, band
-        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 it is 0, at infinity the logarithm of the
-        number of alignments.
+        As in :func:`~diffopt.soft_dtw_from_cost`. At gamma = 0 it is 0, at infinity
+        the logarithm of the number of alignments.
 
     Returns
     -------
@@ -461,7 +461,8 @@ def soft_dtw(
 
         \operatorname{sdtw}_\gamma(C), \qquad C_{ij} = c(x_i, y_j)
 
-    It may be negative, and its minimum over x is not at y; see :func:`~diffopt.soft_dtw_divergence`.
+    It may be negative, and its minimum over x is not at y; see
+    :func:`~diffopt.soft_dtw_divergence`.
 
     Parameters
     ----------
