@@ -167,16 +167,27 @@ def judge_paths(results, record):
     )
 
 
+def excess_cost(result):
+    """Give the mean excess of the cost ratio over 1, and its standard error."""
+    runs = np.array(result["ratio"]) - 1
+    return runs.mean(), runs.std(ddof=1) / len(runs) ** 0.5
+
+
 def judge_baselines(results, record):
-    """Compare the excess cost of the losses, each at its best setting by validation."""
-    units = {m: best_unit(results, m) for m in ("fenchel_young", "squared", "blackbox", "costs")}
-    excess = {m: np.array(results[unit]["ratio"]) - 1 for m, unit in units.items()}
-    mean = {m: values.mean() for m, values in excess.items()}
-    error = {m: values.std(ddof=1) / len(values) ** 0.5 for m, values in excess.items()}
-    wins = [
-        mean[m] - mean["fenchel_young"] > 2 * np.hypot(error[m], error["fenchel_young"])
-        for m in ("squared", "blackbox")
-    ]
+    """Compare the excess cost of the losses.
+
+    Numbers are at the setting that validation chooses. A rival counts as beaten only if it loses
+    at the setting that suits it best on the test tiles: a choice among several that are nearly
+    level is a matter of chance.
+    """
+    rivals = ("squared", "blackbox", "costs")
+    units = {m: best_unit(results, m) for m in ("fenchel_young", *rivals)}
+    ours = excess_cost(results[units["fenchel_young"]])
+    wins = []
+    for method in ("squared", "blackbox"):
+        theirs = [excess_cost(r) for unit, r in results.items() if unit.startswith(f"{method}/")]
+        mean, error = min(theirs)
+        wins.append(mean - ours[0] > 2 * np.hypot(error, ours[1]))
     return verdict(
         "It does so better than with the squared loss of perturbed paths, and than with the "
         "interpolation of a black-box solver.",
