@@ -15,7 +15,19 @@ import jax.numpy as jnp
 
 from diffopt.noise import Noise
 
-__all__ = ["Law", "centered", "log_weight", "mean_max", "perturb", "safe_dot", "weighted_mean"]
+__all__ = [
+    "Law",
+    "centered",
+    "jacobian_moments",
+    "linear_control",
+    "linear_fit",
+    "log_weight",
+    "mean_max",
+    "perturb",
+    "safe_dot",
+    "scores",
+    "weighted_mean",
+]
 
 
 class Law(NamedTuple):
@@ -92,6 +104,52 @@ def centered(y, mean, num_groups, size):
     group = y.reshape(-1, size, y.shape[-1]).mean(1)
     others = (num_groups * mean[None] - group) / (num_groups - 1)
     return y - jnp.repeat(others, size, 0)
+
+
+def scores(law, theta, sigma, z):
+    """Gradient in `theta` of the logarithm of the density of each sample, ``(num_samples, n)``."""
+    one = lambda theta, z: log_weight(law, theta, sigma, z[None])[0]
+    return jax.lax.stop_gradient(jax.vmap(jax.grad(one), (None, 0))(theta, z))
+
+
+def linear_fit(noise, sigma, z, score, y_centered, size):
+    """Part of each answer that is linear in its noise, by the slope that other groups show.
+
+    The slope is the Jacobian that the other groups estimate, shrunk where they are few: the factor
+    is best where a quarter of the variance of an answer is linear in the noise.
+    """
+    num_samples, n = z.shape
+    shrink = num_samples / (num_samples + 4 * n)
+    z = z - noise.mean
+    split = lambda x: x.reshape(-1, size, x.shape[-1])
+    gram = jnp.einsum("gin,gjn->gij", split(z), split(score))
+    own = jnp.einsum("gij,gjm->gim", gram, split(y_centered)).reshape(y_centered.shape)
+    fit = (z @ (score.T @ y_centered) - own) * (sigma / (num_samples - size))
+    return jax.lax.stop_gradient(shrink * fit), shrink
+
+
+def linear_control(theta, score, y_centered, fit, shrink):
+    r"""A term of value zero, whose derivative in `theta` has mean zero and cancels noise.
+
+    The slope times the noise, weighted by the score, has the slope itself as its mean, as
+    :math:`\mathbb{E}\,\nabla\nu(Z)\,Z^\top` is the identity.
+    """
+    step = score @ jnp.where(jnp.isfinite(theta), theta - jax.lax.stop_gradient(theta), 0)
+    control = jax.lax.stop_gradient(shrink * y_centered - fit)
+    return (control * step[:, None]).mean(0)
+
+
+def jacobian_moments(score, y, size):
+    """Sum over groups of samples of their estimates of the Jacobian, and of the squares."""
+
+    def step(total, group):
+        y, score = group
+        estimate = y.T @ score / size
+        return (total[0] + estimate, total[1] + jnp.square(estimate)), None
+
+    zero = jnp.zeros((y.shape[-1], score.shape[-1]), y.dtype)
+    groups = (y.reshape(-1, size, y.shape[-1]), score.reshape(-1, size, score.shape[-1]))
+    return jax.lax.scan(step, (zero, zero), groups)[0]
 
 
 def safe_dot(y, p):

@@ -26,14 +26,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffopt.checks import as_float, as_mask, check_positive, working_dtype
+from diffopt.checks import as_float, as_mask, check_choice, check_positive, working_dtype
 from diffopt.estimators import (
     Law,
     centered,
+    jacobian_moments,
+    linear_control,
+    linear_fit,
     log_weight,
     mean_max,
     perturb,
     safe_dot,
+    scores,
     weighted_mean,
 )
 from diffopt.host import host_argmax
@@ -62,6 +66,10 @@ class PerturbedInfo(NamedTuple):
     """Calls of the solver for each instance."""
     num_groups: int
     """Groups of samples that are independent of each other."""
+    derivative_error: Any = None
+    """Standard error of the estimated derivative in `theta`, with ``return_info="derivative"``: of
+    each entry of the Jacobian of a mean answer, of the gradient of a maximum or a loss. With the
+    linear baseline and Sobol nets it is on the safe side."""
 
 
 def perturbed_argmax(argmax_fn, *, sigma=1.0, num_samples=100, noise="gumbel", **options):
@@ -88,9 +96,12 @@ def perturbed_argmax(argmax_fn, *, sigma=1.0, num_samples=100, noise="gumbel", *
         How samples are drawn: each alone; in pairs that mirror each other, with an even
         `num_samples`; or as scrambled Sobol nets, four of them where `num_samples` is a multiple
         of four, best for powers of two. All are unbiased.
-    baseline : bool, default True
+    baseline : bool or "linear", default True
         Subtract from each answer the mean over all samples independent of it, in derivatives only.
-        If there are none, the answer without noise is taken, by one more call.
+        If there are none, the answer without noise is taken, by one more call. ``"linear"``
+        subtracts also a linear function of the noise, fitted to the samples independent of it, in
+        the Jacobian of a mean answer in `theta`; it is unbiased, and pays where there are more
+        samples than scores, above all with Sobol nets.
     multiplicative : bool, default False
         Perturb to :math:`\theta_i \, e^{\sigma Z_i - \sigma^2/2}`, of mean :math:`\theta_i`: scores
         keep their signs. Normal noise only; a score of 0 stays.
@@ -103,9 +114,11 @@ def perturbed_argmax(argmax_fn, *, sigma=1.0, num_samples=100, noise="gumbel", *
     sharding : jax.sharding.NamedSharding, optional
         Of the array of samples, ``(num_samples, n)``: its first axis may be split over devices,
         along automatic axes of a mesh.
-    return_info : bool, default False
+    return_info : bool or "derivative", default False
         Return ``(answer, info)``, with the standard error of every entry in a
-        :class:`PerturbedInfo`.
+        :class:`PerturbedInfo`. ``"derivative"`` gives also that of the derivative in `theta`, for a
+        mean answer an array as large as its Jacobian. (For the gradient of a function of the answer
+        of a large problem, split the samples over a few keys and compare.)
 
     Returns
     -------
@@ -274,11 +287,24 @@ def _argmax(setup, key, theta):
     instance = _Instance(setup, theta)
 
     def summary(z, p, y, y_centered):
-        return weighted_mean(instance.log_weight(z), y, y_centered)
+        mean = weighted_mean(instance.log_weight(z), y, y_centered)
+        if setup.baseline == "linear":
+            score = instance.scores(z)
+            fit = setup.linear_fit(instance, z, score, y_centered)
+            mean += linear_control(instance.theta, score, y_centered, *fit)
+        return mean
 
-    mean, error = setup.estimate(key, instance, summary, lambda p, y: y)
-    answer = _unflatten(mean, instance.answer, instance.dtype)
-    return setup.with_info(answer, _unflatten(error, instance.answer, instance.dtype))
+    def moments(z, y_centered):
+        score = instance.scores(z)
+        if setup.baseline == "linear":
+            y_centered = y_centered - setup.linear_fit(instance, z, score, y_centered)[0]
+        return jacobian_moments(score, y_centered, setup.size)
+
+    mean, error, jacobian = setup.estimate(key, instance, summary, lambda z, p, y: y, moments)
+    answer, error = (_unflatten(x, instance.answer, instance.dtype) for x in (mean, error))
+    if jacobian is not None:
+        jacobian = _unflatten_matrix(jacobian, instance.answer, instance.like, instance.dtype)
+    return setup.with_info(answer, error, jacobian)
 
 
 def _max(setup, key, theta):
@@ -288,8 +314,10 @@ def _max(setup, key, theta):
     def summary(z, p, y, y_centered):
         return mean_max(setup.law, instance.theta, instance.sigma, z, y, y_centered)[None]
 
-    mean, error = setup.estimate(key, instance, summary, lambda p, y: safe_dot(y, p)[:, None])
-    return setup.with_info(mean[0].astype(instance.dtype), error[0].astype(instance.dtype))
+    def values(z, p, y):
+        return setup.with_gradients(safe_dot(y, p)[:, None], instance, z, y)
+
+    return setup.number(instance, *setup.estimate(key, instance, summary, values))
 
 
 def _loss(setup, key, theta, y):
@@ -305,8 +333,10 @@ def _loss(setup, key, theta, y):
         linear = (target * instance.mean_of_perturbed(z)).sum()
         return jax.lax.stop_gradient(regret(p, y).mean(0)) + _only_tangent(smooth - linear)
 
-    mean, error = setup.estimate(key, instance, summary, regret)
-    return setup.with_info(mean[0].astype(instance.dtype), error[0].astype(instance.dtype))
+    def values(z, p, y):
+        return setup.with_gradients(regret(p, y), instance, z, y)
+
+    return setup.number(instance, *setup.estimate(key, instance, summary, values))
 
 
 def _only_tangent(x):
@@ -322,16 +352,25 @@ class _Instance:
         dtype = working_dtype(self.dtype)
         self.theta = _flatten(theta, dtype)
         self.sigma = jnp.asarray(setup.sigma).astype(dtype)
-        scores = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), theta)
-        self.answer = jax.eval_shape(setup.argmax_fn, scores)
+        self.like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), theta)
+        self.answer = jax.eval_shape(setup.argmax_fn, self.like)
 
         def solve_one(p):
-            return _flatten(setup.argmax_fn(_unflatten(p, scores, dtype)), dtype)
+            return _flatten(setup.argmax_fn(_unflatten(p, self.like, dtype)), dtype)
 
         self.solve = jax.vmap(solve_one)
 
     def log_weight(self, z):
         return log_weight(self.law, self.theta, self.sigma, z)
+
+    def scores(self, z):
+        return scores(self.law, self.theta, self.sigma, z)
+
+    def gradients(self, z, y):
+        """Gradient of the maximum for each sample."""
+        if not self.law.multiplicative:
+            return y
+        return y * jnp.exp(self.sigma * z - self.sigma**2 / 2)
 
     def mean_of_perturbed(self, z):
         """Mean of the perturbed scores, exact where the mean of the noise is known."""
@@ -354,6 +393,18 @@ def _unflatten(vector, like, dtype):
     return jax.tree.unflatten(structure, parts)
 
 
+def _unflatten_matrix(matrix, rows, columns, dtype):
+    """Turn a matrix into the structure of a Jacobian."""
+    leaves, structure = jax.tree.flatten(rows)
+    parts = jnp.split(matrix, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    by_row = jax.vmap(lambda row: _unflatten(row, columns, dtype))
+    blocks = [
+        jax.tree.map(lambda x, leaf=leaf: x.reshape(*leaf.shape, *x.shape[1:]), by_row(part))
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, blocks)
+
+
 def _check_like(tree, theta, name):
     found, wanted = (jax.tree.map(jnp.shape, t) for t in (tree, theta))
     if found != wanted:
@@ -372,12 +423,12 @@ class _Setup:
     num_samples: int
     noise: Any
     sampling: str = "independent"
-    baseline: bool = True
+    baseline: bool | str = True
     multiplicative: bool = False
     batch_ndim: int = 0
     chunk_size: int | None = None
     sharding: Any = None
-    return_info: bool = False
+    return_info: bool | str = False
 
     def __post_init__(self):
         if not callable(self.argmax_fn):
@@ -396,6 +447,20 @@ class _Setup:
         if self.multiplicative and self.noise != "normal":
             raise ValueError(f"multiplicative noise must be 'normal', got {self.noise!r}")
         check_sampling(self.sampling, self.law.noise, self.chunk_size or self.num_samples)
+        check_choice(self.baseline, (True, False, "linear"), "baseline")
+        check_choice(self.return_info, (True, False, "derivative"), "return_info")
+        if self.baseline == "linear":
+            self.check_linear()
+
+    def check_linear(self):
+        """Raise unless a linear function of the noise can be fitted and has a known mean."""
+        if self.multiplicative or self.law.noise.mean is None:
+            raise ValueError("baseline 'linear' needs additive noise of a known mean")
+        if self.num_samples // self.chunks == self.size:
+            raise ValueError(
+                "baseline 'linear' needs two independent groups of samples in a chunk; take "
+                f"another sampling than {self.sampling!r}, or other sizes"
+            )
 
     @functools.cached_property
     def law(self):
@@ -441,16 +506,22 @@ class _Setup:
         p = perturb(self.law, theta, sigma, z)
         return z, p, jax.lax.stop_gradient(instance.solve(p))
 
-    def estimate(self, key, instance, summary, values):
-        """Mean over samples and its standard error.
+    def linear_fit(self, instance, z, score, y_centered):
+        sigma = jax.lax.stop_gradient(instance.sigma)
+        return linear_fit(self.law.noise, sigma, z, score, y_centered, self.size)
 
-        `summary` makes the estimate of one chunk, with its derivatives, and `values` gives the
-        value of each sample.
+    def estimate(self, key, instance, summary, values, moments=None):
+        """Mean over samples, its standard error, and that of its Jacobian where it is wanted.
+
+        `summary` makes the estimate of one chunk, with its derivatives, `values` gives the value of
+        each sample, and `moments` the sums over groups of estimates of the Jacobian.
         """
         groups = self.num_samples // self.size
+        if self.return_info != "derivative":
+            moments = None
 
         def means(z, p, y):
-            return jax.lax.stop_gradient((y.mean(0), values(p, y).mean(0)))
+            return jax.lax.stop_gradient((y.mean(0), values(z, p, y).mean(0)))
 
         def estimate(samples, mean):
             z, p, y = samples
@@ -458,26 +529,45 @@ class _Setup:
             if groups == 1 and self.baseline:
                 base = jax.lax.stop_gradient(instance.solve(instance.theta[None])[0])
             y_centered = centered(y, base, groups, self.size) if self.baseline else y
-            each = values(p, y).reshape(-1, self.size, mean[1].size).mean(1)
+            each = values(z, p, y).reshape(-1, self.size, mean[1].size).mean(1)
             spread = jnp.square(each - mean[1][None]).mean(0)
-            return summary(z, p, y, y_centered), jax.lax.stop_gradient(spread)
+            squares = None if moments is None else moments(z, y_centered)
+            return summary(z, p, y, y_centered), jax.lax.stop_gradient((spread, squares))
 
         if self.chunks == 1:
             samples = self.samples(key, instance)
-            found, spread = estimate(samples, means(*samples))
+            found, (spread, squares) = estimate(samples, means(*samples))
         else:
             keys = jax.random.split(key, self.chunks)
             mean = _mean_over(keys, lambda key: means(*self.samples(key, instance)))
             step = jax.checkpoint(lambda key: estimate(self.samples(key, instance), mean))
-            found, spread = _mean_over(keys, step)
-        error = jnp.sqrt(spread / (groups - 1)) if groups > 1 else jnp.full_like(spread, jnp.nan)
-        return found, error
+            found, (spread, squares) = _mean_over(keys, step)
+        of_mean = lambda variance: jnp.sqrt(variance / (groups - 1 or jnp.nan))
+        if squares is not None:
+            mean, square = (total * self.chunks / groups for total in squares)
+            squares = of_mean(jnp.maximum(square - jnp.square(mean), 0))
+        return found, of_mean(spread), squares
 
-    def with_info(self, result, error):
+    def with_gradients(self, numbers, instance, z, y):
+        """Numbers, one for each sample, and beside them their gradients where errors are wanted."""
+        if self.return_info != "derivative":
+            return numbers
+        return jnp.concatenate([numbers, instance.gradients(z, y)], 1)
+
+    def number(self, instance, mean, error, _):
+        """Return the first entry, a number; the errors of the others are those of its gradient."""
+        mean, error = mean[0].astype(instance.dtype), error.astype(instance.dtype)
+        gradient = None
+        if self.return_info == "derivative":
+            gradient = _unflatten(error[1:], instance.like, instance.dtype)
+        return self.with_info(mean, error[0], gradient)
+
+    def with_info(self, result, error, derivative_error):
         """Return the result, or the result and its info."""
         if not self.return_info:
             return result
-        return result, PerturbedInfo(error, self.num_samples, self.num_samples // self.size)
+        groups = self.num_samples // self.size
+        return result, PerturbedInfo(error, self.num_samples, groups, derivative_error)
 
 
 def _mean_over(keys, function):

@@ -139,6 +139,7 @@ def test_variance_is_reduced():
     assert plain > 4 * variance()
     assert plain > 4 * variance(sampling="antithetic")
     assert plain > 8 * variance(sampling="sobol")
+    assert plain > 12 * variance(sampling="sobol", baseline="linear")
 
 
 @sampling
@@ -148,6 +149,53 @@ def test_standard_error_is_that_of_repeated_runs(sampling):
     mean, info = jax.vmap(f, (0, None))(jax.random.split(KEY, 2000), THETA)
     squares = jnp.square(info.standard_error).mean(0)
     assert_allclose(squares, mean.var(0), rtol=0.25)
+
+
+@pytest.mark.parametrize("baseline", [True, "linear"])
+@sampling
+def test_standard_error_of_a_jacobian(sampling, baseline):
+    options = {"sampling": sampling, "baseline": baseline, "return_info": "derivative"}
+    f = perturbed_argmax(oracles.argmax, num_samples=256, noise="normal", **options)
+    run = jax.jit(jax.vmap(jax.jacrev(f, 1, has_aux=True), (0, None)))
+    jacobian, info = run(jax.random.split(KEY, 1000), THETA)
+    assert info.derivative_error.shape == jacobian.shape
+    ratio = jnp.square(info.derivative_error).mean(0) / jacobian.var(0)
+    few = sampling == "sobol" and baseline == "linear"  # a fit to three nets: on the safe side
+    assert (ratio > 0.7).all() and (ratio < (2 if few else 1.3)).all()
+
+
+@pytest.mark.parametrize("make", ["maximum", "loss"])
+def test_standard_error_of_a_gradient(make):
+    options = {"num_samples": 64, "chunk_size": 16, "return_info": "derivative"}
+    if make == "maximum":
+        f = perturbed_max(oracles.argmax, **options)
+    else:
+        loss = perturbed_fenchel_young_loss(oracles.argmax, **options)
+        f = lambda key, theta: loss(key, theta, oracles.argmax(THETA))
+    run = jax.jit(jax.vmap(jax.grad(f, 1, has_aux=True), (0, None)))
+    gradient, info = run(jax.random.split(KEY, 1000), THETA)
+    assert_allclose(jnp.square(info.derivative_error).mean(0), gradient.var(0), rtol=0.25)
+
+
+def test_errors_of_a_jacobian_have_its_structure():
+    solver = lambda theta: {"y": oracles.k_subset(theta["b"], 2), "z": oracles.argmax(theta["a"])}
+    theta = {"a": THETA, "b": jnp.array([[1.0, 0.0, -1.0]])}
+    f = perturbed_argmax(solver, return_info="derivative", num_samples=8)
+    jacobian, info = jax.jacrev(f, 1, has_aux=True)(KEY, theta)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(info.derivative_error) == shapes(jacobian)
+
+
+@sampling
+def test_linear_baseline_is_unbiased_for_few_samples(sampling):
+    def estimate(key):
+        options = {"sampling": sampling, "num_samples": 8, "baseline": "linear"}
+        f = lambda theta: answer(theta, SIGMA, key, **options)
+        return jax.grad(f)(THETA), jax.hessian(f)(THETA)
+
+    slope, hessian = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 4000))
+    z_test(slope, jax.grad(softmax)(THETA, SIGMA))
+    z_test(hessian, jax.hessian(softmax)(THETA, SIGMA))
 
 
 def test_estimates_vanish_where_all_answers_agree():
@@ -231,15 +279,15 @@ def smooth_answer(theta):
     return jnp.tanh(theta) * jnp.cos(theta.sum())
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_normal_noise_against_quadrature(n):
+@pytest.mark.parametrize(("n", "baseline"), [(1, True), (2, True), (2, "linear")])
+def test_normal_noise_against_quadrature(n, baseline):
     theta = jnp.array([0.4, -0.2])[:n]
 
     def exact(theta):
         return gauss_hermite(lambda z: smooth_answer(theta + SIGMA * z), n)
 
     def estimate(key):
-        options = {"sigma": SIGMA, "noise": "normal", "num_samples": 32}
+        options = {"sigma": SIGMA, "noise": "normal", "num_samples": 32, "baseline": baseline}
         f = lambda t: perturbed_argmax(smooth_answer, **options)(key, t)
         return f(theta), jax.jacobian(f)(theta)
 
@@ -381,6 +429,10 @@ def test_samples_and_batches_shard_over_devices_without_a_gather():
         ({"sampling": "antithetic", "num_samples": 3}, "must be even"),
         ({"num_samples": 10, "chunk_size": 3}, "chunk_size must divide"),
         ({"multiplicative": True}, "must be 'normal'"),
+        ({"baseline": "median"}, "baseline must be one of"),
+        ({"return_info": "variance"}, "return_info must be one of"),
+        ({"baseline": "linear", "num_samples": 1}, "two independent groups"),
+        ({"baseline": "linear", "noise": (jax.random.normal, jnp.square)}, "known mean"),
     ],
 )
 def test_wrong_options(options, match):

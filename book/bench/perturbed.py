@@ -54,9 +54,9 @@ def draw(name: str) -> tuple[np.ndarray, np.ndarray]:
     return scores.astype("float32"), cotangent.astype("float32")
 
 
-def ours(solver, sampling):
+def ours(solver, **options):
     """Return this package's mean answer."""
-    options = {"sigma": SIGMA, "num_samples": SAMPLES, "noise": "normal", "sampling": sampling}
+    options |= {"sigma": SIGMA, "num_samples": SAMPLES, "noise": "normal"}
     return perturbed_argmax(solver, **options)
 
 
@@ -80,8 +80,15 @@ def by_jaxopt(solver):
 def functions(name: str, missing: dict) -> dict:
     """Every way to estimate, by its name."""
     solver = SOLVERS[name]
-    samplings = {"": "independent", " antithetic": "antithetic", " sobol": "sobol"}
-    found = {OURS + end: ours(solver, sampling) for end, sampling in samplings.items()}
+    linear = {"baseline": "linear"}
+    ways = {
+        "": {},
+        " linear": linear,
+        " antithetic": {"sampling": "antithetic"},
+        " sobol": {"sampling": "sobol"},
+        " sobol linear": linear | {"sampling": "sobol"},
+    }
+    found = {OURS + end: ours(solver, **options) for end, options in ways.items()}
     others = {"optax": by_optax, "jaxopt": by_jaxopt}
     return found | {peer: f(solver) for peer, f in others.items() if peer not in missing}
 
