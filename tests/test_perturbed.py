@@ -181,7 +181,7 @@ def test_errors_of_a_jacobian_have_its_structure():
     solver = lambda theta: {"y": oracles.k_subset(theta["b"], 2), "z": oracles.argmax(theta["a"])}
     theta = {"a": THETA, "b": jnp.array([[1.0, 0.0, -1.0]])}
     f = perturbed_argmax(solver, return_info="derivative", num_samples=8)
-    jacobian, info = jax.jacrev(f, 1, has_aux=True)(KEY, theta)
+    jacobian, info = jax.jit(jax.jacrev(f, 1, has_aux=True))(KEY, theta)
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)
     assert shapes(info.derivative_error) == shapes(jacobian)
 
@@ -215,13 +215,13 @@ def test_masked_scores_take_no_part():
     theta = jnp.array([0.4, 9.0, -0.3, 0.1])
     where = jnp.array([True, False, True, True])
     f = perturbed_argmax(oracles.argmax, sigma=SIGMA, num_samples=4096, sampling="sobol")
-    found = f(KEY, theta, where=where)
+    found = jax.jit(f)(KEY, theta, where=where)
     assert found[1] == 0
     exact = jax.nn.softmax(theta[jnp.array([0, 2, 3])] / SIGMA)
     assert_allclose(found[jnp.array([0, 2, 3])], exact, atol=5e-3)
     loss = perturbed_fenchel_young_loss(oracles.argmax, sigma=SIGMA)
     y = jnp.array([1.0, 0.0, 0.0, 0.0])
-    value, slope = jax.value_and_grad(lambda t: loss(KEY, t, y, where=where))(theta)
+    value, slope = jax.jit(jax.value_and_grad(lambda t: loss(KEY, t, y, where=where)))(theta)
     assert jnp.isfinite(value) and jnp.isfinite(slope).all() and slope[1] == 0
 
 
