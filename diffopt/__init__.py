@@ -1,8 +1,11 @@
 """Differentiable optimisation: discrete and constrained decisions as layers with gradients."""
 
+import importlib
+
 from diffopt.barycenter import soft_dtw_barycenter
 from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.isotonic import isotonic_kl, isotonic_l2
+from diffopt.pairwise import soft_dtw_pairwise
 from diffopt.permutahedron import project_permutahedron
 from diffopt.perturbed import (
     host_argmax,
@@ -93,6 +96,7 @@ __all__ = [
     "soft_dtw_barycenter",
     "soft_dtw_divergence",
     "soft_dtw_from_cost",
+    "soft_dtw_pairwise",
     "soft_least_trimmed_squares",
     "soft_median",
     "soft_quantile",
@@ -109,10 +113,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_WITH_SCIKIT_LEARN = {
+    "FenchelYoungClassifier": "classifier",
+    "TimeSeriesCentroidClassifier": "time_series",
+    "TimeSeriesNeighborClassifier": "time_series",
+}
+
+
 def __getattr__(name):
     """Load what needs scikit-learn only when it is asked for."""
-    if name == "FenchelYoungClassifier":
-        from diffopt.classifier import FenchelYoungClassifier
-
-        return FenchelYoungClassifier
+    if name in _WITH_SCIKIT_LEARN:
+        return getattr(importlib.import_module(f"diffopt.{_WITH_SCIKIT_LEARN[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,26 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffopt.checks import as_float, check_choice
-from diffopt.soft_dtw import (
-    mean_cost,
-    mean_cost_divergence,
-    sharp_divergence,
-    sharp_soft_dtw,
-    soft_dtw,
-    soft_dtw_divergence,
-    squared_euclidean,
-)
+from diffopt.pairwise import CORES, LOSSES, pad_series
+from diffopt.soft_dtw import squared_euclidean
 
 __all__ = ["Barycenter", "soft_dtw_barycenter"]
-
-LOSSES = {
-    "soft_dtw": soft_dtw,
-    "divergence": soft_dtw_divergence,
-    "sharp": sharp_soft_dtw,
-    "sharp_divergence": sharp_divergence,
-    "mean_cost": mean_cost,
-    "mean_cost_divergence": mean_cost_divergence,
-}
 
 
 class Barycenter(NamedTuple):
@@ -107,7 +91,7 @@ def soft_dtw_barycenter(
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     check_choice(loss, LOSSES, "loss")
-    padded, lengths = _pad(series)
+    padded, lengths = pad_series(series, "series")
     weights = _weights(weights, len(lengths))
     start = _start(padded, lengths, weights) if init is None else as_float(init, "init")
     if start.ndim != 2 or start.shape[1] != padded.shape[2]:
@@ -115,20 +99,31 @@ def soft_dtw_barycenter(
     options = {} if loss.startswith("mean_cost") else {"gamma": gamma}
     ragged = len(set(lengths)) > 1
 
+    core = LOSSES[CORES.get(loss, loss)]
+    bound = lambda name, length: {name: length} if ragged else {}
+
+    def own(y, length):
+        return core(
+            y, y, cost=cost, **bound("x_length", length), **bound("y_length", length), **options
+        )
+
     def objective(x, padded, lengths, weights):
         def one(y, length):
-            bound = {"y_length": length} if ragged else {}
-            return LOSSES[loss](x, y, cost=cost, **bound, **options)
+            return core(x, y, cost=cost, **bound("y_length", length), **options)
 
-        return weights @ jax.vmap(one)(padded, lengths)
+        total = weights @ jax.vmap(one)(padded, lengths)
+        if loss in CORES:
+            total -= weights.sum() * core(x, x, cost=cost, **options) / 2
+        return total
 
     slope = jax.jit(jax.value_and_grad(objective))
     arrays = padded, jnp.array(lengths), weights
+    constant = float(weights @ jax.jit(jax.vmap(own))(*arrays[:2])) / 2 if loss in CORES else 0.0
 
     def call(point):
         x = jnp.asarray(point.reshape(start.shape), start.dtype)
         value, gradient = slope(x, *arrays)
-        return float(value), np.asarray(gradient, float).ravel()
+        return float(value) - constant, np.asarray(gradient, float).ravel()
 
     found = minimize(
         call,
@@ -139,19 +134,6 @@ def soft_dtw_barycenter(
     )
     value = jnp.asarray(found.x.reshape(start.shape), start.dtype)
     return Barycenter(value, float(found.fun), int(found.nit), found.status == 0)
-
-
-def _pad(series):
-    series = [as_float(y, "series") for y in series]
-    if not series:
-        raise ValueError("series must hold at least one series, got none")
-    shapes = {(y.ndim, y.shape[-1] if y.ndim else 0) for y in series}
-    if len(shapes) > 1 or series[0].ndim != 2:
-        found = [y.shape for y in series]
-        raise ValueError(f"series must be arrays of shape [length, features], got {found}")
-    lengths = [len(y) for y in series]
-    longest = max(lengths)
-    return jnp.stack([jnp.pad(y, ((0, longest - len(y)), (0, 0))) for y in series]), lengths
 
 
 def _weights(weights, count):

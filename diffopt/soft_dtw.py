@@ -25,7 +25,6 @@ Arguments that the functions share:
   :func:`~diffopt.sakoe_chiba` and :func:`~diffopt.itakura` make it.
 """
 
-import functools
 import math
 
 import jax
@@ -55,7 +54,9 @@ __all__ = [
 ]
 
 _value_kernel = Kernel("alignment_value", wavefront.alignment_value, lambda gamma, costs: (costs,))
-_mean_kernel = Kernel("alignment_mean", wavefront.alignment_mean, lambda costs: (costs,))
+_mean_kernel = Kernel(
+    "alignment_mean", wavefront.alignment_mean, lambda costs, gamma: (costs, costs), like=(0, 1)
+)
 
 
 # --- costs of two points ------------------------------------------------------------------------
@@ -779,21 +780,20 @@ def _uniform(costs):
     return _mean(flat, jnp.ones((), flat.dtype))[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _mean_flat(costs_gamma, sizes):
-    return _mean_kernel(costs_gamma, flags=sizes)
-
-
-@_mean_flat.defjvp
-def _mean_flat_jvp(sizes, primals, tangents):
-    in_xla = functools.partial(wavefront.alignment_mean, flags=sizes)
-    return _mean_flat(*primals, sizes), jax.jvp(in_xla, primals, tangents)[1]
-
-
+@jax.custom_jvp
 def _mean(costs, gamma):
     """Mean alignment and value."""
-    found = _mean_flat(jnp.append(costs.ravel(), gamma), costs.shape)
-    return found[:-1].reshape(costs.shape), found[-1]
+    mean, value = _mean_kernel(costs.ravel(), gamma[None], flags=costs.shape)
+    return mean.reshape(costs.shape), value[0]
+
+
+@_mean.defjvp
+def _mean_jvp(primals, tangents):
+    def in_xla(costs, gamma):
+        mean, value = wavefront.alignment_mean(costs.ravel(), gamma[None], costs.shape)
+        return mean.reshape(costs.shape), value[0]
+
+    return _mean(*primals), jax.jvp(in_xla, primals, tangents)[1]
 
 
 @jax.custom_jvp

@@ -101,9 +101,9 @@ class Kernel:
     """An operation on the last axis of its operands, with a native and an XLA implementation.
 
     Each operand has shape ``[*batch, n]``, or ``[n]`` when the whole batch shares it; results have
-    shape ``[*batch, n]``, with n that of the first operand. Under ``vmap`` it becomes one call on
-    a larger batch, and a sharded batch stays sharded. It has no derivative of its own, except a
-    linear kernel, which is told the flags of its transpose.
+    shape ``[*batch, n]``, with n that of the first operand, or of those in `like`. Under ``vmap``
+    it becomes one call on a larger batch, and a sharded batch stays sharded. It has no derivative
+    of its own, except a linear kernel, which is told the flags of its transpose.
 
     Parameters
     ----------
@@ -118,10 +118,15 @@ class Kernel:
     tangent : callable, optional
         For such a kernel that depends on its second operand too: the derivative of the result in
         that, ``tangent(operands, tangent of the second, flags)``.
+    like : tuple of int, optional
+        The operand from which each result has its n.
     """
 
-    def __init__(self, name, parallel, result_dtypes, transpose_flags=None, tangent=None):
+    def __init__(
+        self, name, parallel, result_dtypes, transpose_flags=None, tangent=None, like=None
+    ):
         self.name, self.parallel, self.result_dtypes = name, parallel, result_dtypes
+        self.like = like
         self.transpose_flags, self.tangent = transpose_flags, tangent
         self.primitive = Primitive(f"diffopt_{name}")
         self.primitive.multiple_results = True
@@ -149,7 +154,8 @@ class Kernel:
     def _result_types(self, *operands, flags):
         batch = max((x.shape[:-1] for x in operands), key=len)
         dtypes = self.result_dtypes(*[x.dtype for x in operands])
-        return [jax.core.ShapedArray((*batch, operands[0].shape[-1]), d) for d in dtypes]
+        sizes = [operands[i].shape[-1] for i in self.like or (0,) * len(dtypes)]
+        return [jax.core.ShapedArray((*batch, n), d) for n, d in zip(sizes, dtypes, strict=True)]
 
     def _run_parallel(self, *operands, flags):
         rank = max(x.ndim for x in operands)
@@ -163,7 +169,8 @@ class Kernel:
         if get_backend() == "xla" or not _has_numba():
             return self._run_parallel(*operands, flags=flags)
         results = self._result_types(*operands, flags=flags)
-        run = functools.partial(_call_native, self.name, [x.dtype for x in results])
+        kinds = [(x.shape[-1], x.dtype) for x in results]
+        run = functools.partial(_call_native, self.name, kinds)
         if flags:
             operands = (*operands, jnp.array(flags, jnp.int32))
         if _NEED_DEVICES is None or len(results[0].shape) == 1:
@@ -205,12 +212,12 @@ def _jit(primitive):
     return jax.jit(primitive.bind, static_argnames="flags")
 
 
-def _call_native(name, dtypes, *operands):
+def _call_native(name, kinds, *operands):
     from diffopt.kernels import bridge
 
     batch = max((x.shape[:-1] for x in operands), key=len)
-    results = [jax.ShapeDtypeStruct((*batch, operands[0].shape[-1]), d) for d in dtypes]
-    target = bridge.target(name, [x.dtype for x in operands], dtypes)
+    results = [jax.ShapeDtypeStruct((*batch, n), dtype) for n, dtype in kinds]
+    target = bridge.target(name, [x.dtype for x in operands], [dtype for _, dtype in kinds])
     return tuple(jax.ffi.ffi_call(target, results)(*operands))
 
 

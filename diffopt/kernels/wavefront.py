@@ -16,12 +16,12 @@ def alignment_value(gamma, costs, flags):
     return jnp.where(jnp.isnan(costs).any(), jnp.nan, value)
 
 
-def alignment_mean(costs_gamma, flags):
-    """Mean alignment, then the value."""
-    costs, gamma = costs_gamma[:-1], costs_gamma[-1]
-    value, mean = jax.value_and_grad(_value)(costs, gamma, *flags)
-    result = jnp.append(jnp.where(value < jnp.inf, mean, 0), value)
-    return jnp.where(jnp.isnan(costs).any(), jnp.nan, result)
+def alignment_mean(costs, gamma, flags):
+    """Mean alignment, and the value."""
+    value, mean = jax.value_and_grad(_value)(costs, gamma[0], *flags)
+    nan = jnp.isnan(costs).any()
+    mean = jnp.where(nan, jnp.nan, jnp.where(value < jnp.inf, mean, 0))
+    return mean, jnp.where(nan, jnp.nan, value)[None]
 
 
 def _value(costs, gamma, n, m):
