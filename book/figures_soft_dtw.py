@@ -1,5 +1,8 @@
 """The figures of the chapter `soft_dtw`; those of stored results take the record that they draw."""
 
+import time
+
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
@@ -7,6 +10,7 @@ from IPython.display import Markdown
 from book import style
 from book.experiments.soft_dtw_claims import NAMES, accuracies
 from book.figures_sorting import pending
+from diffopt.soft_dtw import soft_dtw
 
 SHOWN = {"dtw": "x", "soft_dtw": "s", "divergence": "o", "sharp_divergence": "^"}
 COLORS = dict(zip(SHOWN, (style.BLACK, style.ORANGE, style.BLUE, style.GREEN), strict=True)) | {
@@ -97,5 +101,35 @@ def bias(record):
             settings["gammas"], shown, marker=marker, color=COLORS[method], label=NAMES[method]
         )
     ax.set(xlabel=r"$\gamma$", ylabel="distance from the series", ylim=(3e-13, 3))
+    ax.legend()
+    plt.show()
+
+
+def time_of_pair(length, rounds=7):
+    """Least milliseconds of the value, and of value and gradient, of two series."""
+    x, y = np.random.default_rng(length).normal(size=(2, length, 1))
+    found = []
+    for call in (jax.jit(soft_dtw), jax.jit(jax.value_and_grad(soft_dtw))):
+        jax.block_until_ready(call(x, y))
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            jax.block_until_ready(call(x, y))
+            times.append(time.perf_counter() - start)
+        found.append(1e3 * min(times))
+    return found
+
+
+def growth(lengths, times):
+    """Time of the value, and of value and gradient, against the length of both series."""
+    ax = plt.subplots()[1]
+    value, both = np.transpose(times)
+    ax.loglog(lengths, both, marker="s", label="value and gradient")
+    ax.loglog(lengths, value, marker="o", label="value")
+    ends = np.array([lengths[0], lengths[-1]], float)
+    ax.plot(ends, value[-1] / 2 * (ends / ends[1]) ** 2, color=style.GREY, linewidth=1)
+    ax.set(xlabel="length of both series", ylabel="milliseconds")
+    ax.set_xticks(lengths, lengths)
+    ax.minorticks_off()
     ax.legend()
     plt.show()
