@@ -43,7 +43,9 @@ PIECES = {
 }
 PAPERS_MAY_IMPORT = {
     "structured": {"fenchel_young"},
-    "barycenter": {"soft_dtw"},
+    "pairwise": {"soft_dtw"},
+    "barycenter": {"soft_dtw", "pairwise"},
+    "time_series": {"soft_dtw", "pairwise", "barycenter"},
     "continuous": {"fenchel_young"},
     "permutations": {"sorting", "perturbed"},
 }
