@@ -135,20 +135,23 @@ def _entmax_jvp(kind, primals, tangents):
     theta, alpha = primals
     p = entmax(theta, alpha, kind)
     dtheta, dalpha = tangents
+    if kind == 1:
+        if isinstance(dtheta, SymbolicZero):
+            return p, jnp.zeros_like(p)
+        moved = jnp.where(p > 0, dtheta, 0)
+        return p, p * (moved - (p * moved).sum(-1, keepdims=True))
     weights = _sensitivity(p, alpha, kind)
     moved = jnp.zeros_like(p)
     if not isinstance(dtheta, SymbolicZero):
         moved = moved + weights * jnp.where(weights > 0, dtheta, 0)
     if not isinstance(dalpha, SymbolicZero):
         moved = moved + _bend(p, alpha) * dalpha
-    mass = total(weights) if kind != 1 else jnp.ones_like(p[..., :1])
+    mass = total(weights)
     return p, moved - weights * (total(moved) / jnp.where(mass == 0, 1, mass))
 
 
 def _sensitivity(p, alpha, kind):
     """Powers 2 - alpha on the support: the inverse of the entropy's second derivative."""
-    if kind == 1:
-        return p
     if kind == 2:
         return jnp.sign(p)
     if kind == 1.5:
