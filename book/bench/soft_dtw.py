@@ -132,9 +132,9 @@ def ratio(row: dict) -> float:
 
 def line(row: dict) -> str:
     """One line of the table."""
-    cells = "  ".join(f"{way} {ms[1]:.4g} ms" for way, ms in row["ms"].items())
+    cells = "  ".join(f"{way} {ms[1]:.3g}" for way, ms in row["ms"].items())
     size = f"{row['batch']}x{row['n']}"
-    return f"{size:<9}{row['mode']:<16}{cells}  {ratio(row):.2f}x  {row['float32']:.1e} in float32"
+    return f"{size:<8} {row['mode']:<14} {ratio(row):4.2f}x {row['float32']:.0e}  {cells} ms"
 
 
 def main() -> None:

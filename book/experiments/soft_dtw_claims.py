@@ -82,7 +82,7 @@ def judge_neighbour(results, record):
         ["euclidean", "dtw", "soft_dtw"],
         "The soft-DTW divergence is significantly more accurate than DTW and soft-DTW: nearest "
         "neighbour.",
-        "abstract; time series classification",
+        "abstract; classification by the nearest neighbour",
     )
 
 
@@ -94,7 +94,7 @@ def judge_sharp(results, record):
         "sharp_divergence",
         ["euclidean", "dtw", "soft_dtw"],
         "So is its sharp variant: nearest neighbour.",
-        "abstract; time series classification",
+        "abstract; classification by the nearest neighbour",
     )
 
 
@@ -107,7 +107,7 @@ def judge_centroid(results, record):
         ["euclidean", "dtw", "soft_dtw"],
         "The soft-DTW divergence is significantly more accurate than DTW and soft-DTW: nearest "
         "centroid.",
-        "abstract; time series classification",
+        "abstract; classification by the nearest centroid",
     )
 
 
@@ -124,7 +124,7 @@ def judge_bias(results, record):
     return verdict(
         "Soft-DTW can be negative and is not minimised where the series are equal; the divergence "
         "corrects both.",
-        "abstract",
+        "abstract; the bias",
         f"at gamma 1, started at the series itself, on {len(settings['datasets'])} sets: soft-DTW "
         f"of a series with itself is negative on {negative}; its minimiser is up to "
         f"{moved['soft_dtw']:.2f} standard deviations away, that of the divergence "
