@@ -1,0 +1,815 @@
+r"""Coordinate descent for the CPU, compiled by numba: losses of linear scores, separable penalties.
+
+The problem is that of :mod:`diffopt.sparse_linear.problem`. Outer iterations look at all features:
+they compute the duality gap, and choose a working set, those in the solution and those that
+violate the conditions of optimality most. Inner iterations minimise a quadratic model of the loss
+on that set (the loss itself if it is squared), by passes of coordinate descent, and by Newton's
+method on the coordinates that are free, neither zero nor at a bound: the model is quadratic there,
+so that one step ends it once the right coordinates are free.
+
+A dense design is read by rows; columns of the working set are copied once, side by side. As
+:mod:`diffopt.kernels.native`, imported by the bridge alone.
+"""
+
+import collections
+import math
+
+import numba
+import numpy as np
+
+_jit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_fast = numba.njit(
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    fastmath={"reassoc", "contract", "nsz"},
+)
+
+_SQUARED, _LOGISTIC = 0, 1
+_DIRECT = 2000  # up to so many free coordinates, Newton's equations are factorised
+_JITTER = 1e-13  # relative, on the diagonal of what is factorised
+_PASSES = 50  # of coordinate descent on one working set, at most
+
+# X is dense, by rows, or empty; `data`, `rows` and `starts` are compressed columns. `columns` are
+# copies of dense columns, that of feature j in the slot ``slots[j]``, if that is not negative.
+_Design = collections.namedtuple("_Design", "X data rows starts columns slots")
+_Penalty = collections.namedtuple("_Penalty", "l1 ridge low high tilt")
+
+
+@_jit
+def _row(array, r):
+    return array[r if array.shape[0] > 1 else 0]
+
+
+# --- vectors ------------------------------------------------------------------------------------
+
+
+@_fast
+def _dot(a, i, b, j, size):
+    total = 0.0
+    for k in range(size):
+        total += a[i + k] * b[j + k]
+    return total
+
+
+@_fast
+def _four_dots(a, i, step, b, j, size):
+    """Products of four rows of a, `step` apart, with one of b."""
+    s0 = s1 = s2 = s3 = 0.0
+    for k in range(size):
+        x = b[j + k]
+        s0 += a[i + k] * x
+        s1 += a[i + step + k] * x
+        s2 += a[i + 2 * step + k] * x
+        s3 += a[i + 3 * step + k] * x
+    return s0, s1, s2, s3
+
+
+@_fast
+def _weighted_square(a, i, d, size):
+    total = 0.0
+    for k in range(size):
+        total += d[k] * a[i + k] * a[i + k]
+    return total
+
+
+@_fast
+def _axpy(step, d, a, i, rho, size):
+    for k in range(size):
+        rho[k] += step * d[k] * a[i + k]
+
+
+@_fast
+def _add(step, a, i, out, size):
+    for k in range(size):
+        out[k] += step * a[i + k]
+
+
+@_fast
+def _add_rows(r, i, X, p, u):
+    """Add four rows of X, weighted, to u."""
+    r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
+    a = i * p
+    for j in range(p):
+        u[j] += (r0 * X[a + j] + r1 * X[a + p + j]) + (r2 * X[a + 2 * p + j] + r3 * X[a + 3 * p + j])
+
+
+# --- the design ---------------------------------------------------------------------------------
+
+
+@_jit
+def _scores(A, coef, p, z):
+    """Write the scores of all coefficients and the intercept, the last of `coef`, into z."""
+    n = z.size
+    z[:] = coef[p]
+    if A.X.size == 0:
+        for j in range(p):
+            if coef[j] != 0:
+                for t in range(A.starts[j], A.starts[j + 1]):
+                    z[A.rows[t]] += coef[j] * A.data[t]
+        return
+    active = np.flatnonzero(coef[:p])
+    for i in range(n):
+        total = 0.0
+        for k in range(active.size):
+            total += A.X[i * p + active[k]] * coef[active[k]]
+        z[i] += total
+
+
+@_jit
+def _all_products(A, r, p, u):
+    """Write the products of all columns with r into u."""
+    n = r.size
+    if A.X.size == 0:
+        for j in range(p):
+            u[j] = _product(A, j, r)
+        return
+    u[:p] = 0.0
+    tail = n - n % 4
+    for i in range(0, tail, 4):
+        _add_rows(r, i, A.X, p, u)
+    for i in range(tail, n):
+        for j in range(p):
+            u[j] += r[i] * A.X[i * p + j]
+
+
+@_jit
+def _copy_columns(A, n, members, count):
+    """Copy those columns that have no slot yet; return the design and the number of copies."""
+    new, slots, columns, p = 0, A.slots, A.columns, A.slots.size
+    for j in members:
+        if slots[j] < 0:
+            slots[j] = count + new
+            new += 1
+    if (count + new) * n > columns.size:
+        larger = np.empty(min(p, max(2 * count, count + new)) * n)
+        larger[: count * n] = columns[: count * n]
+        columns = larger
+    fresh = np.empty(new, np.int64)
+    for j in members:
+        if slots[j] >= count:
+            fresh[slots[j] - count] = j
+    for i in range(n):
+        for k in range(new):
+            columns[(count + k) * n + i] = A.X[i * p + fresh[k]]
+    return _Design(A.X, A.data, A.rows, A.starts, columns, slots), count + new
+
+
+@_jit
+def _product(A, j, r):
+    """Product of one column with r."""
+    if A.X.size:
+        return _dot(A.columns, A.slots[j] * r.size, r, 0, r.size)
+    total = 0.0
+    for t in range(A.starts[j], A.starts[j + 1]):
+        total += A.data[t] * r[A.rows[t]]
+    return total
+
+
+@_jit
+def _move(A, j, step, d, rho):
+    """Add one column times a step, weighted by d, to rho."""
+    if A.X.size:
+        _axpy(step, d, A.columns, A.slots[j] * rho.size, rho, rho.size)
+        return
+    for t in range(A.starts[j], A.starts[j + 1]):
+        i = A.rows[t]
+        rho[i] += step * d[i] * A.data[t]
+
+
+@_jit
+def _square(A, j, d):
+    """Weighted square of one column."""
+    if A.X.size:
+        return _weighted_square(A.columns, A.slots[j] * d.size, d, d.size)
+    total = 0.0
+    for t in range(A.starts[j], A.starts[j + 1]):
+        total += d[A.rows[t]] * A.data[t] ** 2
+    return total
+
+
+@_jit
+def _combine(A, members, x, shift, v):
+    """Write the sum of columns times x, plus `shift`, into v."""
+    v[:] = shift
+    for k in range(members.size):
+        if x[k] != 0:
+            j = members[k]
+            if A.X.size:
+                _add(x[k], A.columns, A.slots[j] * v.size, v, v.size)
+            else:
+                for t in range(A.starts[j], A.starts[j + 1]):
+                    v[A.rows[t]] += x[k] * A.data[t]
+
+
+# --- the losses and the penalty -----------------------------------------------------------------
+
+
+@_jit
+def _loss(loss, z, y):
+    if loss == _SQUARED:
+        return 0.5 * (z - y) ** 2
+    return max(-y * z, 0.0) + math.log1p(math.exp(-abs(y * z)))
+
+
+@_jit
+def _sigmoid(x):
+    e = math.exp(-abs(x))
+    return 1 / (1 + e) if x >= 0 else e / (1 + e)
+
+
+@_jit
+def _slopes(loss, z, y, weights, r, d):
+    """Write the derivatives of the weighted losses into r, the second derivatives into d."""
+    for i in range(z.size):
+        if loss == _SQUARED:
+            r[i] = weights[i] * (z[i] - y[i])
+            d[i] = weights[i]
+        else:
+            share = _sigmoid(-y[i] * z[i])
+            r[i] = -weights[i] * y[i] * share
+            d[i] = weights[i] * y[i] * y[i] * share * (1 - share)
+
+
+@_jit
+def _prox(x, step, l1, ridge, low, high):
+    """Minimise ``(beta - x)**2 / (2 step)`` plus the penalty of a coordinate."""
+    cut = step * l1
+    x = (x - cut if x > cut else (x + cut if x < -cut else 0.0)) / (1 + step * ridge)
+    return min(max(x, low), high)
+
+
+@_jit
+def _value(P, j, beta):
+    """Penalty of a coordinate within its bounds."""
+    return P.tilt[j] * beta + P.l1[j] * abs(beta) + 0.5 * P.ridge[j] * beta * beta
+
+
+@_jit
+def _objective(loss, z, y, weights, coef, P):
+    total = 0.0
+    for i in range(z.size):
+        if weights[i] != 0:
+            total += weights[i] * _loss(loss, z[i], y[i])
+    for j in range(coef.size - 1):
+        if coef[j] != 0:
+            total += _value(P, j, coef[j])
+    return total
+
+
+@_jit
+def _violation(P, j, beta, u):
+    """Excess of minus the gradient over the subdifferential of the penalty; negative inside."""
+    g = u + P.tilt[j] + P.ridge[j] * beta
+    excess = -np.inf
+    if beta > P.low[j]:
+        excess = max(excess, g + P.l1[j] if beta > 0 else g - P.l1[j])
+    if beta < P.high[j]:
+        excess = max(excess, -g + P.l1[j] if beta < 0 else -g - P.l1[j])
+    return excess
+
+
+@_jit
+def _is_free(P, j, beta):
+    """Whether the penalty is smooth at the coordinate, and the coordinate may move."""
+    return (beta != 0 or P.l1[j] == 0) and P.low[j] < beta < P.high[j]
+
+
+@_jit
+def _is_unpenalised(P, j):
+    unbounded = P.low[j] == -np.inf and P.high[j] == np.inf
+    return P.ridge[j] == 0 and P.l1[j] == 0 and unbounded
+
+
+@_jit
+def _feasible_scale(P, u):
+    """Largest number in [0, 1] that makes the products u feasible where nothing else bounds."""
+    scale = 1.0
+    for j in range(P.l1.size):
+        if P.ridge[j] == 0 and not _is_unpenalised(P, j):
+            if P.low[j] == -np.inf and u[j] > 0:
+                scale = min(scale, (P.l1[j] - P.tilt[j]) / u[j])
+            if P.high[j] == np.inf and u[j] < 0:
+                scale = min(scale, -(P.l1[j] + P.tilt[j]) / u[j])
+    return max(scale, 0.0)
+
+
+@_jit
+def _conjugate_point(P, j, c):
+    """Maximise ``c * beta`` minus the penalty without its tilt; infinite if there is no maximum."""
+    if P.ridge[j] > 0:
+        cut = max(abs(c) - P.l1[j], 0.0)
+        return min(max(math.copysign(cut, c) / P.ridge[j], P.low[j]), P.high[j])
+    if c > P.l1[j] and (P.high[j] < np.inf or c > P.l1[j] * (1 + 1e-9)):
+        return P.high[j]
+    if c < -P.l1[j] and (P.low[j] > -np.inf or c < -P.l1[j] * (1 + 1e-9)):
+        return P.low[j]
+    return min(max(0.0, P.low[j]), P.high[j])
+
+
+@_jit
+def _gap(loss, z, y, weights, r, u, coef, P):
+    """Duality gap, as a sum of terms none of which is negative.
+
+    The dual point is r, scaled until it is feasible. Where nothing at all bounds a coordinate, its
+    gradient should be zero: what it is counts times the coordinate.
+    """
+    p = P.l1.size
+    scale, gap = _feasible_scale(P, u), abs(u[p]) * max(abs(coef[p]), 1.0)
+    for j in range(p):
+        c, beta = -(scale * u[j] + P.tilt[j]), coef[j]
+        if _is_unpenalised(P, j):
+            gap += abs(c) * max(abs(beta), 1.0)
+            continue
+        best = _conjugate_point(P, j, c)
+        if abs(best) == np.inf:
+            return np.inf
+        here = c * beta - P.l1[j] * abs(beta) - 0.5 * P.ridge[j] * beta**2
+        there = c * best - P.l1[j] * abs(best) - 0.5 * P.ridge[j] * best**2
+        gap += max(there - here, 0.0)
+    if scale == 1:
+        return gap
+    for i in range(z.size):
+        if weights[i] == 0:
+            continue
+        if loss == _SQUARED:
+            gap += (1 - scale) ** 2 * r[i] ** 2 / (2 * weights[i])
+        else:
+            share, other = _sigmoid(-y[i] * z[i]), _sigmoid(y[i] * z[i])
+            term = (1 - scale * share) * math.log1p((1 - scale) * share / other)
+            if scale > 0:
+                term += scale * share * math.log(scale)
+            gap += weights[i] * max(term, 0.0)
+    return gap
+
+
+# --- Newton's method on the free coordinates ----------------------------------------------------
+
+
+@_jit
+def _cholesky(A, m):
+    """Factorise a matrix in place, below the diagonal; directions without curvature get none."""
+    for j in range(m):
+        pivot = A[j * m + j] - _dot(A, j * m, A, j * m, j)
+        floor = _JITTER * A[j * m + j]
+        A[j * m + j] = math.sqrt(pivot) if pivot > floor else 1e150
+        scale = 1 / A[j * m + j]
+        i = j + 1
+        while i + 4 <= m:
+            a, b, c, d = _four_dots(A, i * m, m, A, j * m, j)
+            A[i * m + j] = (A[i * m + j] - a) * scale
+            A[(i + 1) * m + j] = (A[(i + 1) * m + j] - b) * scale
+            A[(i + 2) * m + j] = (A[(i + 2) * m + j] - c) * scale
+            A[(i + 3) * m + j] = (A[(i + 3) * m + j] - d) * scale
+            i += 4
+        while i < m:
+            A[i * m + j] = (A[i * m + j] - _dot(A, i * m, A, j * m, j)) * scale
+            i += 1
+
+
+@_jit
+def _substitute(A, m, x):
+    """Solve with the factor and its transpose, in place."""
+    for i in range(m):
+        x[i] = (x[i] - _dot(A, i * m, x, 0, i)) / A[i * m + i]
+    for i in range(m - 1, -1, -1):
+        x[i] /= A[i * m + i]
+        _add(-x[i], A, i * m, x, i)
+
+
+@_jit
+def _extend_gram(A, members, d, known, places, gram):
+    """Append the rows of new columns to the lower triangle of the Gram matrix, weighted by d.
+
+    ``known[:size]`` lists the columns that are there; ``places[j]`` says where, or is negative.
+    """
+    n, old, new = d.size, known.size, 0
+    for j in members:
+        new += places[j] < 0
+    total = old + new
+    if total * (total + 1) // 2 > gram.size:
+        larger = np.empty(total * (total + 1))
+        larger[: old * (old + 1) // 2] = gram[: old * (old + 1) // 2]
+        gram = larger
+    grown = np.empty(total, np.int64)
+    grown[:old] = known
+    scaled = np.empty(n)
+    for j in members:
+        if places[j] >= 0:
+            continue
+        places[j], grown[old] = old, j
+        scaled[:] = 0.0
+        _move(A, j, 1.0, d, scaled)
+        base = old * (old + 1) // 2
+        for b in range(old + 1):
+            gram[base + b] = _product(A, grown[b], scaled)
+        old += 1
+    return grown, gram
+
+
+@_jit
+def _equations(A, members, d, ridge, places, gram, fit, H):
+    """Write the lower triangle of the Hessian of the free coordinates, the intercept last."""
+    s = members.size
+    m = s + fit
+    for k in range(s):
+        a = places[members[k]]
+        for l in range(k + 1):
+            b = places[members[l]]
+            high, low = max(a, b), min(a, b)
+            H[k * m + l] = gram[high * (high + 1) // 2 + low]
+        H[k * m + k] += ridge[members[k]]
+    if fit:
+        for k in range(s):
+            H[s * m + k] = _product(A, members[k], d)
+        H[s * m + s] = d.sum()
+
+
+@_jit
+def _conjugate_gradients(A, members, d, ridge, fit, b, diagonal, tol, max_iter):
+    """Solve the equations of the free coordinates, preconditioned by the diagonal."""
+    s, m = members.size, b.size
+    x, rest, v = np.zeros(m), b.copy(), np.empty(d.size)
+    inverse, product = np.zeros(m), np.zeros(m)
+    for k in range(m):
+        inverse[k] = 1 / diagonal[k] if diagonal[k] > 0 else 0.0
+    direction = inverse * rest
+    before = _dot(rest, 0, direction, 0, m)
+    start = before
+    for _ in range(max_iter):
+        if not before > tol * tol * start:
+            break
+        _combine(A, members, direction, direction[s] if fit else 0.0, v)
+        for i in range(d.size):
+            v[i] *= d[i]
+        for k in range(s):
+            j = members[k]
+            product[k] = _product(A, j, v) + ridge[j] * direction[k]
+        if fit:
+            product[s] = v.sum()
+        curvature = _dot(direction, 0, product, 0, m)
+        if not curvature > 0:
+            break
+        step, after = before / curvature, 0.0
+        for k in range(m):
+            x[k] += step * direction[k]
+            rest[k] -= step * product[k]
+            after += rest[k] * inverse[k] * rest[k]
+        for k in range(m):
+            direction[k] = inverse[k] * rest[k] + after / before * direction[k]
+        before = after
+    return x
+
+
+@_jit
+def _newton_direction(A, members, d, P, fit, slope, squares, known, places, gram):
+    """Minimise the model on the free coordinates; return the step and the Gram matrix."""
+    s, m = members.size, slope.size
+    if A.X.size and m <= _DIRECT:
+        known, gram = _extend_gram(A, members, d, known, places, gram)
+        H = np.empty(m * m)
+        _equations(A, members, d, P.ridge, places, gram, fit, H)
+        _cholesky(H, m)
+        step = -slope
+        _substitute(H, m, step)
+    else:
+        diagonal = np.empty(m)
+        for k in range(s):
+            diagonal[k] = squares[members[k]] + P.ridge[members[k]]
+        if fit:
+            diagonal[s] = d.sum()
+        step = _conjugate_gradients(A, members, d, P.ridge, fit, -slope, diagonal, 1e-4, 200)
+    return step, known, gram
+
+
+@_jit
+def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
+    """Make a step of Newton's method on the free coordinates of a working set.
+
+    A coordinate stops at zero, or at its bound; the step is halved until the model decreases.
+    """
+    n, p = d.size, P.l1.size
+    free = np.empty(work.size, np.int64)
+    s = 0
+    for j in work:
+        if _is_free(P, j, coef[j]):
+            free[s] = j
+            s += 1
+    members, m = free[:s], s + fit
+    if m == 0 or (s > n and P.ridge[members[0]] == 0):
+        return known, gram
+    slope = np.empty(m)
+    for k in range(s):
+        j = members[k]
+        slope[k] = _product(A, j, rho) + P.tilt[j] + P.ridge[j] * coef[j]
+        slope[k] += P.l1[j] * np.sign(coef[j])
+    if fit:
+        slope[s] = rho.sum()
+    step, known, gram = _newton_direction(
+        A, members, d, P, fit, slope, squares, known, places, gram
+    )
+    change, v, size = np.empty(s), np.empty(n), 1.0
+    for _ in range(8):
+        decrease, cut = 0.0, False
+        for k in range(s):
+            j, old = members[k], coef[members[k]]
+            new = old + size * step[k]
+            if P.l1[j] > 0 and new * old < 0:
+                new, cut = 0.0, True
+            if new < P.low[j] or new > P.high[j]:
+                new, cut = min(max(new, P.low[j]), P.high[j]), True
+            change[k] = new - old
+            decrease += _value(P, j, new) - _value(P, j, old)
+        _combine(A, members, change, size * step[s] if fit else 0.0, v)
+        for i in range(n):
+            decrease += rho[i] * v[i] + 0.5 * d[i] * v[i] * v[i]
+        if decrease < 0 or (size == 1 and not cut):
+            for k in range(s):
+                j = members[k]
+                new = coef[j] + change[k]
+                if abs(new) < 1e-15 * abs(change[k]):
+                    new = 0.0  # where it stopped
+                coef[j] = new
+            if fit:
+                coef[p] += size * step[s]
+            for i in range(n):
+                rho[i] += d[i] * v[i]
+            break
+        size *= 0.5
+    return known, gram
+
+
+# --- coordinate descent -------------------------------------------------------------------------
+
+
+@_jit
+def _pass(A, work, coef, d, rho, P, fit, squares):
+    """Minimise the model in one coordinate after the other; return the largest violation met,
+    and how many coordinates became free or ceased to be."""
+    p = P.l1.size
+    worst, changed = 0.0, 0
+    for j in work:
+        curvature = squares[j]
+        if curvature == 0 and P.ridge[j] == 0:
+            continue
+        old, slope = coef[j], _product(A, j, rho) + P.tilt[j]
+        worst = max(worst, _violation(P, j, old, slope - P.tilt[j]))
+        if curvature > 0:
+            step = 1 / curvature
+            new = _prox(old - step * slope, step, P.l1[j], P.ridge[j], P.low[j], P.high[j])
+        else:
+            cut = max(abs(slope) - P.l1[j], 0.0)
+            new = min(max(-math.copysign(cut, slope) / P.ridge[j], P.low[j]), P.high[j])
+        if new != old:
+            coef[j] = new
+            _move(A, j, new - old, d, rho)
+            changed += _is_free(P, j, new) != _is_free(P, j, old)
+    if fit:
+        total, slope = d.sum(), rho.sum()
+        worst = max(worst, abs(slope))
+        if total > 0:
+            coef[p] -= slope / total
+            for i in range(d.size):
+                rho[i] -= d[i] * slope / total
+    return worst, changed
+
+
+@_jit
+def _minimise_model(A, work, coef, d, rho, P, fit, squares, tol, known, places, gram):
+    """Minimise the model on a working set; return the number of passes and the Gram matrix."""
+    made = 0
+    for k in range(_PASSES):
+        made += 1
+        worst, changed = _pass(A, work, coef, d, rho, P, fit, squares)
+        if worst <= tol:
+            break
+        if changed <= 0.05 * work.size or k % 5 == 4:
+            known, gram = _newton(
+                A, work, coef, d, rho, P, fit, squares, known, places, gram
+            )
+    return made, known, gram
+
+
+@_jit
+def _choose(P, coef, u, squares):
+    """Choose a working set: free coordinates, and as many that violate, or nearly violate."""
+    p = P.l1.size
+    excess, count = np.empty(p), 0
+    for j in range(p):
+        excess[j] = _violation(P, j, coef[j], u[j])
+        if _is_free(P, j, coef[j]):
+            excess[j] = np.inf
+            count += 1
+    size = min(p, max(2 * count, 16))
+    if size == p:
+        return np.arange(p)
+    cut = np.partition(excess, p - size)[p - size]
+    work = np.flatnonzero(excess >= cut)
+    return work[: max(size, count)] if work.size > 2 * size else work
+
+
+@_jit
+def _fit_intercept(loss, z, y, weights, r, d, coef):
+    """Minimise in the intercept alone, by Newton's method; r and d follow."""
+    p = coef.size - 1
+    for _ in range(30):
+        slope, curvature, size = 0.0, 0.0, 0.0
+        for i in range(z.size):
+            slope += r[i]
+            curvature += d[i]
+            size += abs(r[i])
+        if not abs(slope) > 1e-15 * size or curvature == 0:
+            break
+        step = -slope / curvature
+        step = min(max(step, -2.0), 2.0) if loss == _LOGISTIC else step
+        coef[p] += step
+        z += step
+        _slopes(loss, z, y, weights, r, d)
+        if loss == _SQUARED:
+            break
+
+
+@_jit
+def _line_search(A, loss, y, weights, coef, start, P, z, before):
+    """Halve the step from `start` until the objective has decreased; z follows."""
+    p = P.l1.size
+    for _ in range(20):
+        _scores(A, coef, p, z)
+        if _objective(loss, z, y, weights, coef, P) <= before:
+            break
+        for j in range(p + 1):
+            coef[j] = start[j] + 0.5 * (coef[j] - start[j])
+
+
+@_jit
+def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
+    """Solve one problem, from `coef` on."""
+    n, p = y.size, P.l1.size
+    for j in range(p):
+        coef[j] = min(max(coef[j], P.low[j]), P.high[j])
+    if not fit:
+        coef[p] = 0.0
+    z, r, d, rho = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    squares, start = np.full(p, -1.0), np.empty(p + 1)
+    places, known, gram = np.full(p, -1), np.empty(0, np.int64), np.empty(0)
+    count, passes, gap, num_iter = 0, 0, np.inf, 0
+    _scores(A, coef, p, z)
+    while True:
+        _slopes(loss, z, y, weights, r, d)
+        if fit:
+            _fit_intercept(loss, z, y, weights, r, d, coef)
+        _all_products(A, r, p, u)
+        u[p] = r.sum() if fit else 0.0
+        gap = _gap(loss, z, y, weights, r, u, coef, P)
+        if gap <= tol or num_iter >= max_iter or gap != gap:
+            break
+        num_iter += 1
+        worst = 0.0
+        for j in range(p):
+            worst = max(worst, _violation(P, j, coef[j], u[j]))
+        work = _choose(P, coef, u, squares)
+        if A.X.size:
+            A, count = _copy_columns(A, n, work, count)
+        for j in work:
+            if loss != _SQUARED or squares[j] < 0:
+                squares[j] = _square(A, j, d)
+        if loss != _SQUARED:
+            places[:] = -1
+            known = known[:0]
+            before = _objective(loss, z, y, weights, coef, P)
+            start[:] = coef
+        rho[:] = r
+        made, known, gram = _minimise_model(
+            A, work, coef, d, rho, P, fit, squares, 0.1 * worst, known, places, gram
+        )
+        passes += made
+        if loss != _SQUARED:
+            _line_search(A, loss, y, weights, coef, start, P, z, before)
+        else:
+            _scores(A, coef, p, z)
+    if gap != gap:
+        coef[:] = np.nan
+        u[:] = np.nan
+    info[0], info[1], info[2], info[3] = gap, num_iter, passes, gap <= tol
+
+
+@_jit
+def _solve_row(A, k, init, y, weights, P, settings, flags, coef, gradient, info):
+    c, u, i = coef[k].astype(np.float64), np.empty(coef.shape[1]), np.empty(4)
+    c[:] = _row(init, k)
+    s = _row(settings, k)
+    _solve(A, y, weights, P, flags[1], flags[0], s[0], s[1], c, u, i)
+    coef[k], gradient[k], info[k] = c, u, i
+
+
+@_jit
+def _wide(array, k):
+    return _row(array, k).astype(np.float64)
+
+
+@_jit
+def coordinates_dense(
+    init, y, weights, l1, ridge, low, high, tilt, settings, X, flags, coef, gradient, info
+):
+    """Solve problems with a dense design, by rows; flags: the loss, whether there is an intercept.
+
+    `settings` are the tolerance and the largest number of iterations; `info` the gap, the numbers
+    of iterations and passes, and whether it converged.
+    """
+    p = l1.shape[1]
+    none, nothing = np.empty(0, np.int64), np.empty(0)
+    for k in range(coef.shape[0]):
+        A = _Design(_row(X, k), nothing, none, none, nothing, np.full(p, -1))
+        P = _Penalty(
+            _wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k)
+        )
+        _solve_row(
+            A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
+        )
+
+
+@_jit
+def coordinates_sparse(
+    init, y, weights, l1, ridge, low, high, tilt, settings, data, rows, starts, flags, coef,
+    gradient, info,
+):  # fmt: skip
+    """Solve problems with a design in compressed columns; otherwise as `coordinates_dense`."""
+    none, nothing = np.empty(0, np.int64), np.empty(0)
+    for k in range(coef.shape[0]):
+        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
+        P = _Penalty(
+            _wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k)
+        )
+        _solve_row(
+            A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
+        )
+
+
+# --- linear systems of the free coordinates -----------------------------------------------------
+
+
+@_jit
+def _solve_free(A, b, d, ridge, free, x):
+    """Solve the equations of the free coordinates; entries of x that are not free are those of b."""
+    n, p = d.size, ridge.size
+    x[:] = b
+    members, fit = np.flatnonzero(free[:p]), int(free[p])
+    s = members.size
+    m = s + fit
+    if m == 0:
+        return
+    right = np.empty(m)
+    right[:s] = b[members]
+    if fit:
+        right[s] = b[p]
+    if A.X.size:
+        A, _ = _copy_columns(A, n, members, 0)
+    if A.X.size and m <= _DIRECT:
+        places = np.full(p, -1)
+        _, gram = _extend_gram(A, members, d, np.empty(0, np.int64), places, np.empty(0))
+        H = np.empty(m * m)
+        _equations(A, members, d, ridge, places, gram, fit, H)
+        factor = H.copy()
+        _cholesky(factor, m)
+        found, rest = right.copy(), np.empty(m)
+        _substitute(factor, m, found)
+        for _ in range(2):  # refine, which matters where the equations are nearly singular
+            for k in range(m):
+                rest[k] = right[k] - _dot(H, k * m, found, 0, k + 1)
+            for k in range(m):
+                for l in range(k):
+                    rest[l] -= H[k * m + l] * found[k]
+            _substitute(factor, m, rest)
+            found += rest
+    else:
+        diagonal = np.empty(m)
+        for k in range(s):
+            diagonal[k] = _square(A, members[k], d) + ridge[members[k]]
+        if fit:
+            diagonal[s] = d.sum()
+        found = _conjugate_gradients(A, members, d, ridge, fit, right, diagonal, 1e-15, 20 * m)
+    for k in range(s):
+        x[members[k]] = found[k]
+    if fit:
+        x[p] = found[s]
+
+
+@_jit
+def free_system_dense(b, d, ridge, free, X, x):
+    """Solve the equations of the free coordinates, for a dense design."""
+    p = ridge.shape[1]
+    none, nothing, found = np.empty(0, np.int64), np.empty(0), np.empty(b.shape[1])
+    for k in range(x.shape[0]):
+        A = _Design(_row(X, k), nothing, none, none, nothing, np.full(p, -1))
+        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _row(free, k), found)
+        x[k] = found
+
+
+@_jit
+def free_system_sparse(b, d, ridge, free, data, rows, starts, x):
+    """Solve the equations of the free coordinates, for a sparse design."""
+    none, nothing, found = np.empty(0, np.int64), np.empty(0), np.empty(b.shape[1])
+    for k in range(x.shape[0]):
+        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
+        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _row(free, k), found)
+        x[k] = found
