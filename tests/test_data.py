@@ -129,6 +129,23 @@ def test_yeast_is_the_published_set():
     assert labels.sum(1).mean() == pytest.approx(4.237, abs=1e-3)  # the published cardinality
 
 
+def test_leukemia_is_the_published_set():
+    features, labels = data.load_leukemia()
+    assert features.shape == (38, 3051) and features.dtype == labels.dtype == np.float64
+    np.testing.assert_array_equal(labels, [-1] * 27 + [1] * 11)
+    np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(features.var(axis=1, ddof=1), 1, atol=1e-5)
+    assert features[0, :3].tolist() == [-1.45769, -0.75161, 0.45695]  # exactly
+    assert np.abs(features).sum() == pytest.approx(93377.12533, abs=1e-6)
+
+
+def test_breast_cancer_is_the_known_set():
+    features, labels = data.load_breast_cancer()
+    assert features.shape == (569, 30) and features.dtype == labels.dtype == np.float64
+    assert (labels == 1).sum() == 357 and (labels == -1).sum() == 212
+    assert features[0, :2].tolist() == [17.99, 10.38] and labels[0] == -1
+
+
 @pytest.mark.parametrize(("part", "per_class"), [("train", 500), ("test", 100)])
 def test_fashion_mnist_is_balanced(part, per_class):
     images, labels = data.load_fashion_mnist(part)

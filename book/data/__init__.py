@@ -21,9 +21,11 @@ __all__ = [
     "ORDINAL",
     "REGRESSION",
     "TIME_SERIES",
+    "load_breast_cancer",
     "load_elevation",
     "load_fashion_mnist",
     "load_label_ranking",
+    "load_leukemia",
     "load_multilabel",
     "load_ordinal",
     "load_regression",
@@ -115,6 +117,38 @@ def load_multilabel(name="yeast"):
     """
     _check_name(name, MULTILABEL)
     return _read("multilabel", f"{name}/features", f"{name}/labels")
+
+
+def load_leukemia():
+    """Load the leukemia set of Golub and others: gene expressions of 38 patients.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float64, shape ``(38, 3051)``, as published: each patient, not each gene, has mean 0 and
+        variance 1.
+    labels : numpy.ndarray
+        float64, shape ``(38,)``; 1 for the 11 cases of acute myeloid leukemia (AML), -1 for the 27
+        of acute lymphoblastic leukemia (ALL).
+    """
+    features, labels = _read("leukemia", "leukemia/features", "leukemia/labels")
+    return features.astype(float).round(5), labels.astype(float)  # published with five decimals
+
+
+def load_breast_cancer():
+    """Load the diagnostic breast cancer set of Wisconsin, which comes with scikit-learn.
+
+    Returns
+    -------
+    features : numpy.ndarray
+        float64, shape ``(569, 30)``, not standardised.
+    labels : numpy.ndarray
+        float64, shape ``(569,)``; 1 for the 357 benign tumours, -1 for the 212 malignant ones.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    features, benign = load_breast_cancer(return_X_y=True)
+    return features, 2.0 * benign - 1
 
 
 def load_ordinal(name, num_levels=5):

