@@ -29,6 +29,7 @@ _SQUARED, _LOGISTIC = 0, 1
 _DIRECT = 2000  # up to so many free coordinates, Newton's equations are factorised
 _JITTER = 1e-13  # relative, on the diagonal of what is factorised
 _PASSES = 50  # of coordinate descent on one working set, at most
+_PATIENCE = 10  # iterations without a smaller gap before rounding is taken for the cause
 
 # X is dense, by rows, or empty; `data`, `rows` and `starts` are compressed columns. `columns` are
 # copies of dense columns, that of feature j in the slot ``slots[j]``, if that is not negative.
@@ -91,7 +92,9 @@ def _add_rows(r, i, X, p, u):
     r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
     a = i * p
     for j in range(p):
-        u[j] += (r0 * X[a + j] + r1 * X[a + p + j]) + (r2 * X[a + 2 * p + j] + r3 * X[a + 3 * p + j])
+        u[j] += (r0 * X[a + j] + r1 * X[a + p + j]) + (
+            r2 * X[a + 2 * p + j] + r3 * X[a + 3 * p + j]
+        )
 
 
 # --- the design ---------------------------------------------------------------------------------
@@ -276,9 +279,10 @@ def _is_free(P, j, beta):
 
 
 @_jit
-def _is_unpenalised(P, j):
-    unbounded = P.low[j] == -np.inf and P.high[j] == np.inf
-    return P.ridge[j] == 0 and P.l1[j] == 0 and unbounded
+def _runs_away(P, j, c):
+    """Whether nothing at all bounds the coordinate in the direction of c."""
+    side = P.high[j] if c > 0 else P.low[j]
+    return P.ridge[j] == 0 and P.l1[j] == 0 and abs(side) == np.inf
 
 
 @_jit
@@ -286,7 +290,7 @@ def _feasible_scale(P, u):
     """Largest number in [0, 1] that makes the products u feasible where nothing else bounds."""
     scale = 1.0
     for j in range(P.l1.size):
-        if P.ridge[j] == 0 and not _is_unpenalised(P, j):
+        if P.ridge[j] == 0 and P.l1[j] > 0:
             if P.low[j] == -np.inf and u[j] > 0:
                 scale = min(scale, (P.l1[j] - P.tilt[j]) / u[j])
             if P.high[j] == np.inf and u[j] < 0:
@@ -318,7 +322,7 @@ def _gap(loss, z, y, weights, r, u, coef, P):
     scale, gap = _feasible_scale(P, u), abs(u[p]) * max(abs(coef[p]), 1.0)
     for j in range(p):
         c, beta = -(scale * u[j] + P.tilt[j]), coef[j]
-        if _is_unpenalised(P, j):
+        if _runs_away(P, j, c):
             gap += abs(c) * max(abs(beta), 1.0)
             continue
         best = _conjugate_point(P, j, c)
@@ -584,14 +588,12 @@ def _minimise_model(A, work, coef, d, rho, P, fit, squares, tol, known, places, 
         if worst <= tol:
             break
         if changed <= 0.05 * work.size or k % 5 == 4:
-            known, gram = _newton(
-                A, work, coef, d, rho, P, fit, squares, known, places, gram
-            )
+            known, gram = _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram)
     return made, known, gram
 
 
 @_jit
-def _choose(P, coef, u, squares):
+def _choose(P, coef, u):
     """Choose a working set: free coordinates, and as many that violate, or nearly violate."""
     p = P.l1.size
     excess, count = np.empty(p), 0
@@ -652,7 +654,7 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
     z, r, d, rho = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     squares, start = np.full(p, -1.0), np.empty(p + 1)
     places, known, gram = np.full(p, -1), np.empty(0, np.int64), np.empty(0)
-    count, passes, gap, num_iter = 0, 0, np.inf, 0
+    count, passes, gap, num_iter, best, stuck = 0, 0, np.inf, 0, np.inf, 0
     _scores(A, coef, p, z)
     while True:
         _slopes(loss, z, y, weights, r, d)
@@ -661,13 +663,18 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         _all_products(A, r, p, u)
         u[p] = r.sum() if fit else 0.0
         gap = _gap(loss, z, y, weights, r, u, coef, P)
-        if gap <= tol or num_iter >= max_iter or gap != gap:
+        if gap < 0.9 * best:
+            best, stuck = gap, 0
+        stuck += 1
+        if gap <= tol or num_iter >= max_iter or gap != gap or stuck > _PATIENCE:
             break
         num_iter += 1
-        worst = 0.0
+        worst, largest = 0.0, 0.0
         for j in range(p):
             worst = max(worst, _violation(P, j, coef[j], u[j]))
-        work = _choose(P, coef, u, squares)
+            largest = max(largest, abs(u[j]) + P.l1[j])
+        worst = max(worst, 1e-15 * largest)  # rounding allows no less
+        work = _choose(P, coef, u)
         if A.X.size:
             A, count = _copy_columns(A, n, work, count)
         for j in work:
@@ -720,9 +727,7 @@ def coordinates_dense(
     none, nothing = np.empty(0, np.int64), np.empty(0)
     for k in range(coef.shape[0]):
         A = _Design(_row(X, k), nothing, none, none, nothing, np.full(p, -1))
-        P = _Penalty(
-            _wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k)
-        )
+        P = _Penalty(_wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k))
         _solve_row(
             A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
         )
@@ -737,9 +742,7 @@ def coordinates_sparse(
     none, nothing = np.empty(0, np.int64), np.empty(0)
     for k in range(coef.shape[0]):
         A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
-        P = _Penalty(
-            _wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k)
-        )
+        P = _Penalty(_wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k))
         _solve_row(
             A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
         )
@@ -750,7 +753,7 @@ def coordinates_sparse(
 
 @_jit
 def _solve_free(A, b, d, ridge, free, x):
-    """Solve the equations of the free coordinates; entries of x that are not free are those of b."""
+    """Solve the equations of the free coordinates into x, which is b elsewhere."""
     n, p = d.size, ridge.size
     x[:] = b
     members, fit = np.flatnonzero(free[:p]), int(free[p])

@@ -134,21 +134,21 @@ def _norm(scores, gradient, bound, scale):
 def _gap(loss, z, y, weights, r, u, coef, penalty):
     """Duality gap, as a sum of terms none of which is negative."""
     l1, ridge, low, high, tilt = penalty
-    unpenalised = (ridge == 0) & (l1 == 0) & (low == -jnp.inf) & (high == jnp.inf)
-    pure = (ridge == 0) & ~unpenalised
+    pure = (ridge == 0) & (l1 > 0)
     size = jnp.where(u == 0, 1, jnp.abs(u))
     limit = (l1 - jnp.sign(u) * tilt) / size
     bounded = jnp.where(u > 0, low > -jnp.inf, high < jnp.inf)
     limit = jnp.where(pure & ~bounded & (u != 0), limit, 1)
     scale = jnp.clip(limit.min(), 0, 1)
     c = -(scale * u + tilt)
+    unpenalised = (ridge == 0) & (l1 == 0) & jnp.isinf(jnp.where(c > 0, high, low))
     cut = jnp.sign(c) * jnp.maximum(jnp.abs(c) - l1, 0)
     far = jnp.where(c > 0, high, low)
     slightly = jnp.abs(c) <= l1 * (1 + 1e-6)
-    end = jnp.where((jnp.abs(c) > l1) & (jnp.isfinite(far) | ~slightly), far, jnp.clip(0, low, high))
-    best = jnp.where(
-        ridge > 0, jnp.clip(cut / jnp.where(ridge > 0, ridge, 1), low, high), end
+    end = jnp.where(
+        (jnp.abs(c) > l1) & (jnp.isfinite(far) | ~slightly), far, jnp.clip(0, low, high)
     )
+    best = jnp.where(ridge > 0, jnp.clip(cut / jnp.where(ridge > 0, ridge, 1), low, high), end)
     value = lambda b: c * b - l1 * jnp.abs(b) - 0.5 * ridge * jnp.square(b)
     finite = jnp.isfinite(best)
     terms = jnp.where(finite, value(jnp.where(finite, best, 0)) - value(coef), jnp.inf)

@@ -1,6 +1,6 @@
 """Designs: the matrix of features, dense, or sparse in compressed columns."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,10 @@ import numpy as np
 
 from diffopt.checks import as_float
 
-__all__ = ["SparseDesign", "as_design", "hstack", "matvec", "rmatvec"]
+__all__ = ["SparseDesign", "as_design", "matvec", "rmatvec"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["data", "rows", "columns", "starts"],
-    meta_fields=["num_rows"],
-)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SparseDesign:
     """A sparse matrix in compressed columns, as JAX arrays; made by `as_design`.
 
@@ -31,9 +27,11 @@ class SparseDesign:
         The number n of rows.
     """
 
-    def __init__(self, data, rows, columns, starts, num_rows):
-        self.data, self.rows, self.columns, self.starts = data, rows, columns, starts
-        self.num_rows = num_rows
+    data: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+    starts: jax.Array
+    num_rows: int
 
     @property
     def shape(self):
@@ -58,6 +56,13 @@ class SparseDesign:
 
     def __repr__(self):
         return f"SparseDesign(shape={self.shape}, nnz={self.data.shape[-1]}, dtype={self.dtype})"
+
+
+jax.tree_util.register_dataclass(
+    SparseDesign,
+    data_fields=["data", "rows", "columns", "starts"],
+    meta_fields=["num_rows"],
+)
 
 
 def as_design(X, name="X"):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from diffopt.kernels import Kernel, proximal
 from diffopt.sparse_linear.design import SparseDesign, matvec, rmatvec
 
-__all__ = ["LOSSES", "Problem", "Solution", "gap_terms", "knot_margin", "solve"]
+__all__ = ["LOSSES", "Problem", "Solution", "knot_margin", "solve"]
 
 LOSSES = ("squared", "logistic")
 
