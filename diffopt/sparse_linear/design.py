@@ -95,11 +95,11 @@ def as_design(X, name="X"):
     if isinstance(X, SparseDesign):
         return X
     if hasattr(X, "tocsc"):
-        X = X.tocsc()
+        X = X.tocsc(copy=True)
         X.sum_duplicates()
         columns = np.repeat(np.arange(X.shape[1]), np.diff(X.indptr))
-        integers = [jnp.asarray(x, jnp.int32) for x in (X.indices, columns, X.indptr)]
-        return SparseDesign(as_float(X.data, name), *integers, int(X.shape[0]))
+        rows, columns, starts = (jnp.asarray(x, jnp.int32) for x in (X.indices, columns, X.indptr))
+        return SparseDesign(as_float(X.data, name), rows, columns, starts, int(X.shape[0]))
     X = as_float(X, name)
     if X.ndim != 2:
         raise ValueError(f"{name} must have shape [n, p], got {X.shape}; use vmap for a batch")
