@@ -97,8 +97,8 @@ def as_design(X, name="X"):
     if hasattr(X, "tocsc"):
         X = X.tocsc(copy=True)
         X.sum_duplicates()
-        columns = np.repeat(np.arange(X.shape[1]), np.diff(X.indptr))
-        rows, columns, starts = (jnp.asarray(x, jnp.int32) for x in (X.indices, columns, X.indptr))
+        places = np.repeat(np.arange(X.shape[1]), np.diff(X.indptr))
+        rows, columns, starts = (jnp.asarray(x, jnp.int32) for x in (X.indices, places, X.indptr))
         return SparseDesign(as_float(X.data, name), rows, columns, starts, int(X.shape[0]))
     X = as_float(X, name)
     if X.ndim != 2:
