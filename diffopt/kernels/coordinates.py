@@ -16,6 +16,7 @@ import math
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 _jit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _fast = numba.njit(
@@ -37,64 +38,102 @@ _Design = collections.namedtuple("_Design", "X data rows starts columns slots")
 _Penalty = collections.namedtuple("_Penalty", "l1 ridge low high tilt")
 
 
-@_jit
-def _row(array, r):
-    return array[r if array.shape[0] > 1 else 0]
-
-
 # --- vectors ------------------------------------------------------------------------------------
 
 
+# Views, not offsets, let the loops be vectorised.
+
+
 @_fast
-def _dot(a, i, b, j, size):
+def _dot(x, y):
     total = 0.0
-    for k in range(size):
-        total += a[i + k] * b[j + k]
+    for k in range(x.size):
+        total += x[k] * y[k]
     return total
 
 
 @_fast
-def _four_dots(a, i, step, b, j, size):
-    """Products of four rows of a, `step` apart, with one of b."""
-    s0 = s1 = s2 = s3 = 0.0
-    for k in range(size):
-        x = b[j + k]
-        s0 += a[i + k] * x
-        s1 += a[i + step + k] * x
-        s2 += a[i + 2 * step + k] * x
-        s3 += a[i + 3 * step + k] * x
-    return s0, s1, s2, s3
+def _sum(x):
+    total = 0.0
+    for k in range(x.size):
+        total += x[k]
+    return total
+
+
+@_jit
+def _copy(x, out):
+    """Copy x to the front of `out`."""
+    for k in range(x.size):
+        out[k] = x[k]
+
+
+@_jit
+def _fill(out, value):
+    for k in range(out.size):
+        out[k] = value
+
+
+@_jit
+def _where(mask, size):
+    """The places below `size` where a mask is not zero."""
+    count = 0
+    for j in range(size):
+        count += mask[j] != 0
+    places = np.empty(count, np.int64)
+    count = 0
+    for j in range(size):
+        if mask[j] != 0:
+            places[count] = j
+            count += 1
+    return places
 
 
 @_fast
-def _weighted_square(a, i, d, size):
+def _eight_dots(a, b, c, d, x, y):
+    """Products of four vectors with two."""
+    p = q = r = s = t = u = v = w = 0.0
+    for k in range(x.size):
+        p += a[k] * x[k]
+        q += b[k] * x[k]
+        r += c[k] * x[k]
+        s += d[k] * x[k]
+        t += a[k] * y[k]
+        u += b[k] * y[k]
+        v += c[k] * y[k]
+        w += d[k] * y[k]
+    return p, q, r, s, t, u, v, w
+
+
+@_fast
+def _weighted_square(x, d):
     total = 0.0
-    for k in range(size):
-        total += d[k] * a[i + k] * a[i + k]
+    for k in range(x.size):
+        total += d[k] * x[k] * x[k]
     return total
 
 
 @_fast
-def _axpy(step, d, a, i, rho, size):
-    for k in range(size):
-        rho[k] += step * d[k] * a[i + k]
+def _add_weighted(step, d, x, out):
+    for k in range(x.size):
+        out[k] += step * d[k] * x[k]
 
 
 @_fast
-def _add(step, a, i, out, size):
-    for k in range(size):
-        out[k] += step * a[i + k]
+def _add(step, x, out):
+    for k in range(x.size):
+        out[k] += step * x[k]
 
 
 @_fast
-def _add_rows(r, i, X, p, u):
-    """Add four rows of X, weighted, to u."""
-    r0, r1, r2, r3 = r[i], r[i + 1], r[i + 2], r[i + 3]
-    a = i * p
-    for j in range(p):
-        u[j] += (r0 * X[a + j] + r1 * X[a + p + j]) + (
-            r2 * X[a + 2 * p + j] + r3 * X[a + 3 * p + j]
-        )
+def _add_four(a, b, c, d, w, x, y, z, out):
+    for k in range(w.size):
+        out[k] += (a * w[k] + b * x[k]) + (c * y[k] + d * z[k])
+
+
+@_jit
+def _line(a, i, size):
+    """Row i of a matrix that is stored as a vector."""
+    return a[i * size : i * size + size]
 
 
 # --- the design ---------------------------------------------------------------------------------
@@ -104,14 +143,14 @@ def _add_rows(r, i, X, p, u):
 def _scores(A, coef, p, z):
     """Write the scores of all coefficients and the intercept, the last of `coef`, into z."""
     n = z.size
-    z[:] = coef[p]
+    _fill(z, coef[p])
     if A.X.size == 0:
         for j in range(p):
             if coef[j] != 0:
                 for t in range(A.starts[j], A.starts[j + 1]):
                     z[A.rows[t]] += coef[j] * A.data[t]
         return
-    active = np.flatnonzero(coef[:p])
+    active = _where(coef, p)
     for i in range(n):
         total = 0.0
         for k in range(active.size):
@@ -127,13 +166,14 @@ def _all_products(A, r, p, u):
         for j in range(p):
             u[j] = _product(A, j, r)
         return
-    u[:p] = 0.0
+    _fill(u[:p], 0.0)
     tail = n - n % 4
     for i in range(0, tail, 4):
-        _add_rows(r, i, A.X, p, u)
+        w, x = _line(A.X, i, p), _line(A.X, i + 1, p)
+        y, z = _line(A.X, i + 2, p), _line(A.X, i + 3, p)
+        _add_four(r[i], r[i + 1], r[i + 2], r[i + 3], w, x, y, z, u)
     for i in range(tail, n):
-        for j in range(p):
-            u[j] += r[i] * A.X[i * p + j]
+        _add(r[i], _line(A.X, i, p), u)
 
 
 @_jit
@@ -146,7 +186,7 @@ def _copy_columns(A, n, members, count):
             new += 1
     if (count + new) * n > columns.size:
         larger = np.empty(min(p, max(2 * count, count + new)) * n)
-        larger[: count * n] = columns[: count * n]
+        _copy(columns[: count * n], larger)
         columns = larger
     fresh = np.empty(new, np.int64)
     for j in members:
@@ -162,7 +202,7 @@ def _copy_columns(A, n, members, count):
 def _product(A, j, r):
     """Product of one column with r."""
     if A.X.size:
-        return _dot(A.columns, A.slots[j] * r.size, r, 0, r.size)
+        return _dot(_line(A.columns, A.slots[j], r.size), r)
     total = 0.0
     for t in range(A.starts[j], A.starts[j + 1]):
         total += A.data[t] * r[A.rows[t]]
@@ -173,7 +213,7 @@ def _product(A, j, r):
 def _move(A, j, step, d, rho):
     """Add one column times a step, weighted by d, to rho."""
     if A.X.size:
-        _axpy(step, d, A.columns, A.slots[j] * rho.size, rho, rho.size)
+        _add_weighted(step, d, _line(A.columns, A.slots[j], rho.size), rho)
         return
     for t in range(A.starts[j], A.starts[j + 1]):
         i = A.rows[t]
@@ -184,7 +224,7 @@ def _move(A, j, step, d, rho):
 def _square(A, j, d):
     """Weighted square of one column."""
     if A.X.size:
-        return _weighted_square(A.columns, A.slots[j] * d.size, d, d.size)
+        return _weighted_square(_line(A.columns, A.slots[j], d.size), d)
     total = 0.0
     for t in range(A.starts[j], A.starts[j + 1]):
         total += d[A.rows[t]] * A.data[t] ** 2
@@ -194,12 +234,12 @@ def _square(A, j, d):
 @_jit
 def _combine(A, members, x, shift, v):
     """Write the sum of columns times x, plus `shift`, into v."""
-    v[:] = shift
+    _fill(v, shift)
     for k in range(members.size):
         if x[k] != 0:
             j = members[k]
             if A.X.size:
-                _add(x[k], A.columns, A.slots[j] * v.size, v, v.size)
+                _add(x[k], _line(A.columns, A.slots[j], v.size), v)
             else:
                 for t in range(A.starts[j], A.starts[j + 1]):
                     v[A.rows[t]] += x[k] * A.data[t]
@@ -351,23 +391,38 @@ def _gap(loss, z, y, weights, r, u, coef, P):
 
 
 @_jit
+def _pivot(square, diagonal):
+    """Root of what is left of a diagonal entry; a direction without curvature gets no step."""
+    return math.sqrt(square) if square > _JITTER * diagonal else 1e150
+
+
+@_jit
 def _cholesky(A, m):
-    """Factorise a matrix in place, below the diagonal; directions without curvature get none."""
-    for j in range(m):
-        pivot = A[j * m + j] - _dot(A, j * m, A, j * m, j)
-        floor = _JITTER * A[j * m + j]
-        A[j * m + j] = math.sqrt(pivot) if pivot > floor else 1e150
-        scale = 1 / A[j * m + j]
-        i = j + 1
+    """Factorise a matrix in place, below the diagonal, by pairs of columns and fours of rows."""
+    for j in range(0, m, 2):
+        x = A[j * m : j * m + j]
+        A[j * m + j] = f = _pivot(A[j * m + j] - _dot(x, x), A[j * m + j])
+        if j + 1 == m:
+            break
+        y = A[j * m + m : j * m + m + j]
+        e = (A[j * m + m + j] - _dot(x, y)) / f
+        A[j * m + m + j] = e
+        diagonal = A[j * m + m + j + 1]
+        A[j * m + m + j + 1] = g = _pivot(diagonal - _dot(y, y) - e * e, diagonal)
+        i = j + 2
         while i + 4 <= m:
-            a, b, c, d = _four_dots(A, i * m, m, A, j * m, j)
-            A[i * m + j] = (A[i * m + j] - a) * scale
-            A[(i + 1) * m + j] = (A[(i + 1) * m + j] - b) * scale
-            A[(i + 2) * m + j] = (A[(i + 2) * m + j] - c) * scale
-            A[(i + 3) * m + j] = (A[(i + 3) * m + j] - d) * scale
+            a, b, c, d = i * m, i * m + m, i * m + 2 * m, i * m + 3 * m
+            k, l, o, q, r, s, t, u = _eight_dots(
+                A[a : a + j], A[b : b + j], A[c : c + j], A[d : d + j], x, y
+            )
+            for at, left, right in ((a + j, k, r), (b + j, l, s), (c + j, o, t), (d + j, q, u)):
+                A[at] = (A[at] - left) / f
+                A[at + 1] = (A[at + 1] - right - A[at] * e) / g
             i += 4
         while i < m:
-            A[i * m + j] = (A[i * m + j] - _dot(A, i * m, A, j * m, j)) * scale
+            at, z = i * m + j, A[i * m : i * m + j]
+            A[at] = (A[at] - _dot(z, x)) / f
+            A[at + 1] = (A[at + 1] - _dot(z, y) - A[at] * e) / g
             i += 1
 
 
@@ -375,40 +430,64 @@ def _cholesky(A, m):
 def _substitute(A, m, x):
     """Solve with the factor and its transpose, in place."""
     for i in range(m):
-        x[i] = (x[i] - _dot(A, i * m, x, 0, i)) / A[i * m + i]
+        x[i] = (x[i] - _dot(A[i * m : i * m + i], x[:i])) / A[i * m + i]
     for i in range(m - 1, -1, -1):
         x[i] /= A[i * m + i]
-        _add(-x[i], A, i * m, x, i)
+        _add(-x[i], A[i * m : i * m + i], x[:i])
 
 
 @_jit
 def _extend_gram(A, members, d, known, places, gram):
     """Append the rows of new columns to the lower triangle of the Gram matrix, weighted by d.
 
-    ``known[:size]`` lists the columns that are there; ``places[j]`` says where, or is negative.
+    `known` lists the columns that are there; ``places[j]`` says where, or is negative.
     """
     n, old, new = d.size, known.size, 0
     for j in members:
         new += places[j] < 0
+    if new == 0:
+        return known, gram
     total = old + new
     if total * (total + 1) // 2 > gram.size:
         larger = np.empty(total * (total + 1))
-        larger[: old * (old + 1) // 2] = gram[: old * (old + 1) // 2]
+        _copy(gram, larger)
         gram = larger
     grown = np.empty(total, np.int64)
-    grown[:old] = known
-    scaled = np.empty(n)
+    _copy(known, grown)
     for j in members:
-        if places[j] >= 0:
-            continue
-        places[j], grown[old] = old, j
-        scaled[:] = 0.0
-        _move(A, j, 1.0, d, scaled)
-        base = old * (old + 1) // 2
-        for b in range(old + 1):
-            gram[base + b] = _product(A, grown[b], scaled)
-        old += 1
+        if places[j] < 0:
+            places[j], grown[old] = old, j
+            old += 1
+    x, y = np.empty(n), np.empty(n)
+    for at in range(total - new, total, 2):
+        last = min(at + 1, total - 1)
+        _fill(x, 0.0)
+        _fill(y, 0.0)
+        _move(A, grown[at], 1.0, d, x)
+        _move(A, grown[last], 1.0, d, y)
+        _products_of_pair(A, n, grown, at, last, x, y, gram)
     return grown, gram
+
+
+@_jit
+def _products_of_pair(A, n, grown, at, last, x, y, gram):
+    """Write two rows of the Gram matrix."""
+    row, next_row, b = at * (at + 1) // 2, last * (last + 1) // 2, 0
+    while A.X.size and b + 4 <= at + 1:
+        c = _line(A.columns, A.slots[grown[b]], n)
+        d = _line(A.columns, A.slots[grown[b + 1]], n)
+        e = _line(A.columns, A.slots[grown[b + 2]], n)
+        f = _line(A.columns, A.slots[grown[b + 3]], n)
+        products = _eight_dots(c, d, e, f, x, y)
+        for k in range(4):
+            gram[row + b + k] = products[k]
+            gram[next_row + b + k] = products[4 + k]
+        b += 4
+    while b <= last:
+        if b <= at:
+            gram[row + b] = _product(A, grown[b], x)
+        gram[next_row + b] = _product(A, grown[b], y)
+        b += 1
 
 
 @_jit
@@ -426,7 +505,7 @@ def _equations(A, members, d, ridge, places, gram, fit, H):
     if fit:
         for k in range(s):
             H[s * m + k] = _product(A, members[k], d)
-        H[s * m + s] = d.sum()
+        H[s * m + s] = _sum(d)
 
 
 @_jit
@@ -437,8 +516,10 @@ def _conjugate_gradients(A, members, d, ridge, fit, b, diagonal, tol, max_iter):
     inverse, product = np.zeros(m), np.zeros(m)
     for k in range(m):
         inverse[k] = 1 / diagonal[k] if diagonal[k] > 0 else 0.0
-    direction = inverse * rest
-    before = _dot(rest, 0, direction, 0, m)
+    direction = np.empty(m)
+    for k in range(m):
+        direction[k] = inverse[k] * rest[k]
+    before = _dot(rest, direction)
     start = before
     for _ in range(max_iter):
         if not before > tol * tol * start:
@@ -450,8 +531,8 @@ def _conjugate_gradients(A, members, d, ridge, fit, b, diagonal, tol, max_iter):
             j = members[k]
             product[k] = _product(A, j, v) + ridge[j] * direction[k]
         if fit:
-            product[s] = v.sum()
-        curvature = _dot(direction, 0, product, 0, m)
+            product[s] = _sum(v)
+        curvature = _dot(direction, product)
         if not curvature > 0:
             break
         step, after = before / curvature, 0.0
@@ -474,15 +555,19 @@ def _newton_direction(A, members, d, P, fit, slope, squares, known, places, gram
         H = np.empty(m * m)
         _equations(A, members, d, P.ridge, places, gram, fit, H)
         _cholesky(H, m)
-        step = -slope
+        step = np.empty(m)
+        for k in range(m):
+            step[k] = -slope[k]
         _substitute(H, m, step)
     else:
         diagonal = np.empty(m)
         for k in range(s):
             diagonal[k] = squares[members[k]] + P.ridge[members[k]]
         if fit:
-            diagonal[s] = d.sum()
-        step = _conjugate_gradients(A, members, d, P.ridge, fit, -slope, diagonal, 1e-4, 200)
+            diagonal[s] = _sum(d)
+        step = _conjugate_gradients(A, members, d, P.ridge, fit, slope, diagonal, 1e-4, 200)
+        for k in range(m):
+            step[k] = -step[k]
     return step, known, gram
 
 
@@ -506,9 +591,9 @@ def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
     for k in range(s):
         j = members[k]
         slope[k] = _product(A, j, rho) + P.tilt[j] + P.ridge[j] * coef[j]
-        slope[k] += P.l1[j] * np.sign(coef[j])
+        slope[k] += math.copysign(P.l1[j], coef[j])
     if fit:
-        slope[s] = rho.sum()
+        slope[s] = _sum(rho)
     step, known, gram = _newton_direction(
         A, members, d, P, fit, slope, squares, known, places, gram
     )
@@ -569,7 +654,7 @@ def _pass(A, work, coef, d, rho, P, fit, squares):
             _move(A, j, new - old, d, rho)
             changed += _is_free(P, j, new) != _is_free(P, j, old)
     if fit:
-        total, slope = d.sum(), rho.sum()
+        total, slope = _sum(d), _sum(rho)
         worst = max(worst, abs(slope))
         if total > 0:
             coef[p] -= slope / total
@@ -596,18 +681,32 @@ def _minimise_model(A, work, coef, d, rho, P, fit, squares, tol, known, places, 
 def _choose(P, coef, u):
     """Choose a working set: free coordinates, and as many that violate, or nearly violate."""
     p = P.l1.size
-    excess, count = np.empty(p), 0
+    excess, chosen, count = np.empty(p), np.zeros(p, np.uint8), 0
+    low, high = np.inf, -np.inf
     for j in range(p):
         excess[j] = _violation(P, j, coef[j], u[j])
         if _is_free(P, j, coef[j]):
-            excess[j] = np.inf
+            chosen[j] = 1
             count += 1
-    size = min(p, max(2 * count, 16))
-    if size == p:
-        return np.arange(p)
-    cut = np.partition(excess, p - size)[p - size]
-    work = np.flatnonzero(excess >= cut)
-    return work[: max(size, count)] if work.size > 2 * size else work
+        else:
+            low, high = min(low, excess[j]), max(high, excess[j])
+    wanted = min(max(count, 16 - count), p - count)
+    cut = low
+    for _ in range(60):  # bisect for a threshold that admits about so many
+        above = 0
+        for j in range(p):
+            above += chosen[j] == 0 and excess[j] >= cut
+        if above < wanted:
+            high = cut
+        elif above > 1.1 * wanted:
+            low = cut
+        else:
+            break
+        cut = 0.5 * (low + high)
+    for j in range(p):
+        if excess[j] >= cut:
+            chosen[j] = 1
+    return _where(chosen, p)
 
 
 @_jit
@@ -625,7 +724,8 @@ def _fit_intercept(loss, z, y, weights, r, d, coef):
         step = -slope / curvature
         step = min(max(step, -2.0), 2.0) if loss == _LOGISTIC else step
         coef[p] += step
-        z += step
+        for i in range(z.size):
+            z[i] += step
         _slopes(loss, z, y, weights, r, d)
         if loss == _SQUARED:
             break
@@ -652,8 +752,10 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
     if not fit:
         coef[p] = 0.0
     z, r, d, rho = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    squares, start = np.full(p, -1.0), np.empty(p + 1)
-    places, known, gram = np.full(p, -1), np.empty(0, np.int64), np.empty(0)
+    squares, start = np.empty(p), np.empty(p + 1)
+    places, known, gram = np.empty(p, np.int64), np.empty(0, np.int64), np.empty(0)
+    _fill(squares, -1.0)
+    _fill(places, -1)
     count, passes, gap, num_iter, best, stuck = 0, 0, np.inf, 0, np.inf, 0
     _scores(A, coef, p, z)
     while True:
@@ -661,7 +763,7 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         if fit:
             _fit_intercept(loss, z, y, weights, r, d, coef)
         _all_products(A, r, p, u)
-        u[p] = r.sum() if fit else 0.0
+        u[p] = _sum(r) if fit else 0.0
         gap = _gap(loss, z, y, weights, r, u, coef, P)
         if gap < 0.9 * best:
             best, stuck = gap, 0
@@ -681,11 +783,11 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
             if loss != _SQUARED or squares[j] < 0:
                 squares[j] = _square(A, j, d)
         if loss != _SQUARED:
-            places[:] = -1
+            _fill(places, -1)
             known = known[:0]
             before = _objective(loss, z, y, weights, coef, P)
-            start[:] = coef
-        rho[:] = r
+            _copy(coef, start)
+        _copy(r, rho)
         made, known, gram = _minimise_model(
             A, work, coef, d, rho, P, fit, squares, 0.1 * worst, known, places, gram
         )
@@ -695,23 +797,67 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         else:
             _scores(A, coef, p, z)
     if gap != gap:
-        coef[:] = np.nan
-        u[:] = np.nan
+        _fill(coef, np.nan)
+        _fill(u, np.nan)
     info[0], info[1], info[2], info[3] = gap, num_iter, passes, gap <= tol
 
 
 @_jit
-def _solve_row(A, k, init, y, weights, P, settings, flags, coef, gradient, info):
-    c, u, i = coef[k].astype(np.float64), np.empty(coef.shape[1]), np.empty(4)
-    c[:] = _row(init, k)
-    s = _row(settings, k)
-    _solve(A, y, weights, P, flags[1], flags[0], s[0], s[1], c, u, i)
-    coef[k], gradient[k], info[k] = c, u, i
+def _wide(array, k):
+    """Row k of an operand in double precision, which keeps one compiled solver for all types."""
+    row = array[k if array.shape[0] > 1 else 0]
+    wide = np.empty(row.size)
+    _copy(row, wide)
+    return wide
+
+
+def _design_row(X, k):
+    """Row k of a design: itself if it is in double precision, else a copy."""
+
+
+@overload(_design_row, jit_options={"error_model": "numpy"})
+def _design_row_of_type(X, k):
+    if X.dtype == numba.types.float64:
+        return lambda X, k: X[k if X.shape[0] > 1 else 0]
+    return lambda X, k: _wide(X, k)
 
 
 @_jit
-def _wide(array, k):
-    return _row(array, k).astype(np.float64)
+def _whole(array, k):
+    """Row k of an operand of places."""
+    row = array[k if array.shape[0] > 1 else 0]
+    wide = np.empty(row.size, np.int64)
+    _copy(row, wide)
+    return wide
+
+
+@_jit
+def _dense(X, k, p):
+    places = np.empty(p, np.int64)
+    _fill(places, -1)
+    none, nothing = np.empty(0, np.int64), np.empty(0)
+    return _Design(_design_row(X, k), nothing, none, none, nothing, places)
+
+
+@_jit
+def _sparse(data, rows, starts, k):
+    none, nothing = np.empty(0, np.int64), np.empty(0)
+    return _Design(nothing, _design_row(data, k), _whole(rows, k), _whole(starts, k), nothing, none)
+
+
+@_jit
+def _solve_row(A, k, init, y, weights, l1, ridge, low, high, tilt, settings, flags):
+    """Solve problem k; return its coefficients, the gradient, and what happened."""
+    P = _Penalty(_wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k))
+    coef, u, info, setting = (
+        _wide(init, k),
+        np.empty(l1.shape[1] + 1),
+        np.empty(4),
+        _wide(settings, k),
+    )
+    fit, loss, tol, max_iter = int(flags[0, 1]), int(flags[0, 0]), setting[0], setting[1]
+    _solve(A, _wide(y, k), _wide(weights, k), P, fit, loss, tol, max_iter, coef, u, info)
+    return coef, u, info
 
 
 @_jit
@@ -723,14 +869,15 @@ def coordinates_dense(
     `settings` are the tolerance and the largest number of iterations; `info` the gap, the numbers
     of iterations and passes, and whether it converged.
     """
-    p = l1.shape[1]
-    none, nothing = np.empty(0, np.int64), np.empty(0)
+    A = _dense(X, 0, l1.shape[1])
     for k in range(coef.shape[0]):
-        A = _Design(_row(X, k), nothing, none, none, nothing, np.full(p, -1))
-        P = _Penalty(_wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k))
-        _solve_row(
-            A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
-        )
+        if X.shape[0] > 1:
+            A = _dense(X, k, l1.shape[1])
+        found = _solve_row(A, k, init, y, weights, l1, ridge, low, high, tilt, settings, flags)
+        _copy(found[0], coef[k])
+        _copy(found[1], gradient[k])
+        _copy(found[2], info[k])
+        _fill(A.slots, -1)
 
 
 @_jit
@@ -739,13 +886,14 @@ def coordinates_sparse(
     gradient, info,
 ):  # fmt: skip
     """Solve problems with a design in compressed columns; otherwise as `coordinates_dense`."""
-    none, nothing = np.empty(0, np.int64), np.empty(0)
+    A = _sparse(data, rows, starts, 0)
     for k in range(coef.shape[0]):
-        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
-        P = _Penalty(_wide(l1, k), _wide(ridge, k), _wide(low, k), _wide(high, k), _wide(tilt, k))
-        _solve_row(
-            A, k, init, _wide(y, k), _wide(weights, k), P, settings, flags[0], coef, gradient, info
-        )
+        if data.shape[0] > 1:
+            A = _sparse(data, rows, starts, k)
+        found = _solve_row(A, k, init, y, weights, l1, ridge, low, high, tilt, settings, flags)
+        _copy(found[0], coef[k])
+        _copy(found[1], gradient[k])
+        _copy(found[2], info[k])
 
 
 # --- linear systems of the free coordinates -----------------------------------------------------
@@ -755,41 +903,45 @@ def coordinates_sparse(
 def _solve_free(A, b, d, ridge, free, x):
     """Solve the equations of the free coordinates into x, which is b elsewhere."""
     n, p = d.size, ridge.size
-    x[:] = b
-    members, fit = np.flatnonzero(free[:p]), int(free[p])
+    _copy(b, x)
+    members, fit = _where(free, p), int(free[p])
     s = members.size
     m = s + fit
     if m == 0:
         return
     right = np.empty(m)
-    right[:s] = b[members]
+    for k in range(s):
+        right[k] = b[members[k]]
     if fit:
         right[s] = b[p]
     if A.X.size:
         A, _ = _copy_columns(A, n, members, 0)
     if A.X.size and m <= _DIRECT:
-        places = np.full(p, -1)
+        places = np.empty(p, np.int64)
+        _fill(places, -1)
         _, gram = _extend_gram(A, members, d, np.empty(0, np.int64), places, np.empty(0))
         H = np.empty(m * m)
         _equations(A, members, d, ridge, places, gram, fit, H)
-        factor = H.copy()
+        factor = np.empty(m * m)
+        _copy(H, factor)
         _cholesky(factor, m)
-        found, rest = right.copy(), np.empty(m)
+        found, rest = np.empty(m), np.empty(m)
+        _copy(right, found)
         _substitute(factor, m, found)
         for _ in range(2):  # refine, which matters where the equations are nearly singular
             for k in range(m):
-                rest[k] = right[k] - _dot(H, k * m, found, 0, k + 1)
+                rest[k] = right[k] - _dot(H[k * m : k * m + k + 1], found[: k + 1])
             for k in range(m):
                 for l in range(k):
                     rest[l] -= H[k * m + l] * found[k]
             _substitute(factor, m, rest)
-            found += rest
+            _add(1.0, rest, found)
     else:
         diagonal = np.empty(m)
         for k in range(s):
             diagonal[k] = _square(A, members[k], d) + ridge[members[k]]
         if fit:
-            diagonal[s] = d.sum()
+            diagonal[s] = _sum(d)
         found = _conjugate_gradients(A, members, d, ridge, fit, right, diagonal, 1e-15, 20 * m)
     for k in range(s):
         x[members[k]] = found[k]
@@ -798,21 +950,33 @@ def _solve_free(A, b, d, ridge, free, x):
 
 
 @_jit
+def _whole_mask(free, k):
+    row = free[k if free.shape[0] > 1 else 0]
+    mask = np.empty(row.size, np.uint8)
+    _copy(row, mask)
+    return mask
+
+
+@_jit
 def free_system_dense(b, d, ridge, free, X, x):
     """Solve the equations of the free coordinates, for a dense design."""
-    p = ridge.shape[1]
-    none, nothing, found = np.empty(0, np.int64), np.empty(0), np.empty(b.shape[1])
+    found = np.empty(b.shape[1])
+    A = _dense(X, 0, ridge.shape[1])
     for k in range(x.shape[0]):
-        A = _Design(_row(X, k), nothing, none, none, nothing, np.full(p, -1))
-        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _row(free, k), found)
-        x[k] = found
+        if X.shape[0] > 1:
+            A = _dense(X, k, ridge.shape[1])
+        _fill(A.slots, -1)
+        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _whole_mask(free, k), found)
+        _copy(found, x[k])
 
 
 @_jit
 def free_system_sparse(b, d, ridge, free, data, rows, starts, x):
     """Solve the equations of the free coordinates, for a sparse design."""
-    none, nothing, found = np.empty(0, np.int64), np.empty(0), np.empty(b.shape[1])
+    found = np.empty(b.shape[1])
+    A = _sparse(data, rows, starts, 0)
     for k in range(x.shape[0]):
-        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
-        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _row(free, k), found)
-        x[k] = found
+        if data.shape[0] > 1:
+            A = _sparse(data, rows, starts, k)
+        _solve_free(A, _wide(b, k), _wide(d, k), _wide(ridge, k), _whole_mask(free, k), found)
+        _copy(found, x[k])
