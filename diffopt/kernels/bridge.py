@@ -25,9 +25,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from diffopt.kernels import alignments, coordinates, graphs, native
+from diffopt.kernels import alignments, blocks, coordinates, graphs, native
 
-_MODULES = (native, graphs, alignments, coordinates)
+_MODULES = (native, graphs, alignments, coordinates, blocks)
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 
