@@ -1,5 +1,7 @@
 r"""Barycenters of time series under soft-DTW and its divergences. Chapter: :ref:`soft_dtw`."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -96,33 +98,14 @@ def soft_dtw_barycenter(
     start = _start(padded, lengths, weights) if init is None else as_float(init, "init")
     if start.ndim != 2 or start.shape[1] != padded.shape[2]:
         raise ValueError(f"init must have shape [n, {padded.shape[2]}], got {start.shape}")
-    options = {} if loss.startswith("mean_cost") else {"gamma": gamma}
-    ragged = len(set(lengths)) > 1
-
-    core = LOSSES[CORES.get(loss, loss)]
-    bound = lambda name, length: {name: length} if ragged else {}
-
-    def own(y, length):
-        return core(
-            y, y, cost=cost, **bound("x_length", length), **bound("y_length", length), **options
-        )
-
-    def objective(x, padded, lengths, weights):
-        def one(y, length):
-            return core(x, y, cost=cost, **bound("y_length", length), **options)
-
-        total = weights @ jax.vmap(one)(padded, lengths)
-        if loss in CORES:
-            total -= weights.sum() * core(x, x, cost=cost, **options) / 2
-        return total
-
-    slope = jax.jit(jax.value_and_grad(objective))
     arrays = padded, jnp.array(lengths), weights
-    constant = float(weights @ jax.jit(jax.vmap(own))(*arrays[:2])) / 2 if loss in CORES else 0.0
+    limit = gamma if isinstance(gamma, (int, float)) and gamma in (0, math.inf) else None
+    static = {"loss": loss, "cost": cost, "limit": limit, "ragged": len(set(lengths)) > 1}
+    constant = float(_own(*arrays, gamma, **static)) if loss in CORES else 0.0
 
     def call(point):
         x = jnp.asarray(point.reshape(start.shape), start.dtype)
-        value, gradient = slope(x, *arrays)
+        value, gradient = _slope(x, *arrays, gamma, **static)
         return float(value) - constant, np.asarray(gradient, float).ravel()
 
     found = minimize(
@@ -134,6 +117,41 @@ def soft_dtw_barycenter(
     )
     value = jnp.asarray(found.x.reshape(start.shape), start.dtype)
     return Barycenter(value, float(found.fun), int(found.nit), found.status == 0)
+
+
+def _core(loss, cost, gamma, limit):
+    """Give what a loss is made of, at its temperature."""
+    options = {} if loss.startswith("mean_cost") else {"gamma": gamma if limit is None else limit}
+    return functools.partial(LOSSES[CORES.get(loss, loss)], cost=cost, **options)
+
+
+_STATIC = ("loss", "cost", "limit", "ragged")  # compiled once for each of their values
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _own(padded, lengths, weights, gamma, *, loss, cost, limit, ragged):
+    """Weighted mean of what the series lose against themselves, halved."""
+    core = _core(loss, cost, gamma, limit)
+
+    def one(y, length):
+        return core(y, y, x_length=length, y_length=length) if ragged else core(y, y)
+
+    return weights @ jax.vmap(one)(padded, lengths) / 2
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _slope(x, padded, lengths, weights, gamma, *, loss, cost, limit, ragged):
+    """Value and gradient of the objective, but for what does not depend on x."""
+    core = _core(loss, cost, gamma, limit)
+
+    def objective(x):
+        def one(y, length):
+            return core(x, y, y_length=length) if ragged else core(x, y)
+
+        total = weights @ jax.vmap(one)(padded, lengths)
+        return total - weights.sum() * core(x, x) / 2 if loss in CORES else total
+
+    return jax.value_and_grad(objective)(x)
 
 
 def _weights(weights, count):

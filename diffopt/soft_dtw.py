@@ -147,6 +147,9 @@ def log_augmented(x, y):
     return delta + jnp.log1p(-jnp.expm1(-delta))
 
 
+_FINITE = {squared_euclidean, half_squared_euclidean, log_augmented}
+
+
 # --- from a table of costs ----------------------------------------------------------------------
 
 
@@ -545,7 +548,11 @@ def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
     """
     x, y = _series(x, y)
     costs = _table(cost, x, y)
-    mean = expected_alignment(costs, gamma=gamma, **options)
+    # The mean over all alignments does not depend on finite costs: then it is the same for a batch.
+    infinite = not isinstance(gamma, jax.core.Tracer) and np.array_equal(gamma, math.inf)
+    open_table = jnp.zeros(costs.shape, costs.dtype)
+    table = open_table if infinite and cost in _FINITE else costs
+    mean = expected_alignment(table, gamma=gamma, **options)
     return _inner(mean, costs)
 
 
