@@ -125,6 +125,16 @@ def test_native_and_xla_agree_on_long_series():
             assert_allclose(a, b, rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.parametrize("n, m", [(15, 3), (16, 17), (17, 1), (17, 5), (33, 20), (2, 40)])
+def test_strips_of_any_number_of_rows(n, m):
+    costs = jnp.asarray(rng.normal(size=(n, m)) ** 2)
+    native = value(costs, 0.5), mean(costs, 0.5)
+    with kernels.use_backend("xla"):
+        xla = value(costs, 0.5), mean(costs, 0.5)
+    for a, b in zip(native, xla, strict=True):
+        assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
 def test_large_costs_and_extreme_temperatures_stay_finite(backend):
     for scale in (1e9, -1e9):
         costs = jnp.asarray(scale * rng.random((5, 4)))

@@ -275,6 +275,7 @@ def _back(shares, start, m, row, rows, first, width, up, corner, state, mean):
     """
     for i in range(state.size):
         state[i] = 0.0
+    held = 0.0  # a strip of one row still reads what the step before would have overwritten
     for d in range(width + rows - 2, -1, -1):
         j = d - rows + 1
         state[128 + rows] = up[first + j] if j >= 0 else 0.0
@@ -290,8 +291,13 @@ def _back(shares, start, m, row, rows, first, width, up, corner, state, mean):
         base = row * m + first + d
         for i in range(max(0, d - width + 1), min(rows, d + 1)):
             mean[base + i * (m - 1)] = min(state[i], 1.0)
+        if d + 1 < width:
+            corner[first + d + 1] = held
+        held = state[192]
         if d < width:
-            up[first + d], corner[first + d] = state[128], state[192]
+            up[first + d] = state[128]
+    if width > 0:
+        corner[first] = held
 
 
 @_fused
