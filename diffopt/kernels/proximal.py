@@ -86,7 +86,7 @@ def _accelerated(maps, init, y, weights, penalty, settings, flags):
         model = _loss(loss, scores_point, y, weights) + jnp.vdot(u, move)
         model += jnp.sum(jnp.square(move) / size) / 2
         actual = _loss(loss, new_z, y, weights)
-        fine = actual <= model + 1e-6 * jnp.abs(actual) * (loss != _SQUARED)
+        fine = actual <= model + 1e-6 * jnp.abs(actual) * float(loss != _SQUARED)
         if loss == _SQUARED:
             fine = jnp.sum(weights * jnp.square(new_z - scores_point)) <= jnp.sum(
                 jnp.square(move) / size
@@ -194,7 +194,7 @@ def _factorise(b, d, ridge, free, X, size):
     wide = jnp.concatenate([X, jnp.ones((X.shape[0], 1), X.dtype)], axis=1)
     columns = wide.at[:, places].get(mode="fill", fill_value=0)
     edge = jnp.append(ridge, 0).at[places].get(mode="fill", fill_value=1)
-    H = (columns.T * d) @ columns + jnp.diag(edge)
+    H = (columns.T * d[None]) @ columns + jnp.diag(edge)
     scale = jnp.sqrt(jnp.where(jnp.diag(H) > 0, jnp.diag(H), 1))
     H = H / jnp.outer(scale, scale)
     jitter = 50 * jnp.finfo(H.dtype).eps
