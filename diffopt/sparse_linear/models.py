@@ -39,6 +39,7 @@ class Model:
     fit_intercept: bool = False
     loss: ClassVar[str] = "squared"
     target_loss: ClassVar[str] = "squared"  # what a prediction is usually measured by
+    mean_loss: ClassVar[bool] = True  # whether weights have sum one, or else n
 
     def problem(self, X, y, lam, weights=None):
         """Make the problem for a design [n, p], targets [n] and hyperparameters."""
@@ -89,6 +90,7 @@ class SVM(Model):
     """
 
     target_loss: ClassVar[str] = "smoothed_hinge"
+    mean_loss: ClassVar[bool] = False
 
     def problem(self, X, y, lam, weights=None):
         """Make the dual problem, whose columns are the items."""
@@ -111,6 +113,8 @@ class SVR(Model):
         + \varepsilon \| v \|_1
     """
 
+    mean_loss: ClassVar[bool] = False
+
     def problem(self, X, y, lam, weights=None):
         """Make the dual problem, whose columns are the items."""
         high = lam[0] * (jnp.ones_like(y) if weights is None else weights * y.size)
@@ -131,6 +135,8 @@ class SimplexSVR(Model):
         \min_{-C \le v \le C,\; \gamma \ge 0,\; \mu} \; \tfrac12 \| X^\top v + \gamma + \mu 1 \|^2
         - \langle y, v \rangle + \varepsilon \| v \|_1 - \mu
     """
+
+    mean_loss: ClassVar[bool] = False
 
     def problem(self, X, y, lam, weights=None):
         """Make the dual problem: a column for each item, for each feature, and one of ones."""
