@@ -25,9 +25,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from diffopt.kernels import alignments, blocks, coordinates, graphs, native
+from diffopt.kernels import alignments, blocks, coordinates, graphs, jacobians, native
 
-_MODULES = (native, graphs, alignments, coordinates, blocks)
+_MODULES = (native, graphs, alignments, coordinates, blocks, jacobians)
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 
