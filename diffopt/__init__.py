@@ -5,6 +5,8 @@ import importlib
 from diffopt.barycenter import soft_dtw_barycenter
 from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.isotonic import isotonic_kl, isotonic_l2
+from diffopt.lasso import elastic_net, lasso, lasso_max, lasso_path
+from diffopt.nonsmooth_learning import simplex_svr, sparse_logistic, svm, svr
 from diffopt.pairwise import soft_dtw_pairwise
 from diffopt.permutahedron import project_permutahedron
 from diffopt.perturbed import (
@@ -59,6 +61,7 @@ __all__ = [
     "alignment_entropy",
     "budget",
     "dtw_path",
+    "elastic_net",
     "entmax",
     "expected_alignment",
     "fenchel_young_loss",
@@ -69,6 +72,9 @@ __all__ = [
     "isotonic_kl",
     "isotonic_l2",
     "itakura",
+    "lasso",
+    "lasso_max",
+    "lasso_path",
     "log_augmented",
     "mean_cost",
     "mean_cost_divergence",
@@ -92,6 +98,7 @@ __all__ = [
     "separation_margin",
     "sharp_divergence",
     "sharp_soft_dtw",
+    "simplex_svr",
     "soft_dtw",
     "soft_dtw_barycenter",
     "soft_dtw_divergence",
@@ -106,9 +113,12 @@ __all__ = [
     "soft_top_k_loss",
     "softmax",
     "solve_transport",
+    "sparse_logistic",
     "sparsemax",
     "spearman_loss",
     "squared_euclidean",
+    "svm",
+    "svr",
 ]
 __version__ = "0.1.0"
 

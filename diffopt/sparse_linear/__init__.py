@@ -7,6 +7,7 @@ from diffopt.sparse_linear.block_models import (
 )
 from diffopt.sparse_linear.blocks import BlockProblem, BlockSolution, solve_blocks
 from diffopt.sparse_linear.design import SparseDesign, as_design
+from diffopt.sparse_linear.fit import fit
 from diffopt.sparse_linear.models import (
     SVM,
     SVR,
@@ -32,6 +33,7 @@ __all__ = [
     "SparseDesign",
     "SparseLogistic",
     "as_design",
+    "fit",
     "group_lasso",
     "multinomial_logistic",
     "multitask_lasso",

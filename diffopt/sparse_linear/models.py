@@ -27,7 +27,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from diffopt.sparse_linear.design import SparseDesign, matvec
-from diffopt.sparse_linear.problem import Problem
+from diffopt.sparse_linear.problem import Problem, loss_value
 
 __all__ = ["SVM", "SVR", "ElasticNet", "Lasso", "Model", "SimplexSVR", "SparseLogistic"]
 
@@ -48,6 +48,10 @@ class Model:
     def coef(self, problem, solution):
         """Compute the coefficients [p] of the model from those of the problem."""
         return solution
+
+    def unit(self, y, lam, weights):
+        """Objective of the coefficient 0, the unit of the duality gap."""
+        return jnp.sum(weights * loss_value(self.loss, jnp.zeros_like(y), y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,10 @@ class SVM(Model):
         """Compute the coefficients from the dual variables."""
         return matvec(problem.X, solution)
 
+    def unit(self, y, lam, weights):
+        """Objective of the coefficient 0."""
+        return lam * y.size
+
 
 @dataclasses.dataclass(frozen=True)
 class SVR(Model):
@@ -125,9 +133,14 @@ class SVR(Model):
         """Compute the coefficients from the dual variables."""
         return matvec(problem.X, solution)
 
+    def unit(self, y, lam, weights):
+        """Objective of the coefficient 0."""
+        excess = jnp.maximum(jnp.abs(y) - lam[1], 0)
+        return lam[0] * y.size * jnp.sum(weights * excess)
+
 
 @dataclasses.dataclass(frozen=True)
-class SimplexSVR(Model):
+class SimplexSVR(SVR):
     r"""Support vector regression with coefficients on the simplex, by its dual
 
     .. math::
@@ -155,10 +168,6 @@ class SimplexSVR(Model):
             join(bound, jnp.inf, jnp.inf),
             join(-y, 0, -1),
         )
-
-    def coef(self, problem, solution):
-        """Compute the coefficients from the dual variables."""
-        return matvec(problem.X, solution)
 
 
 def _penalised(X, y, lam, ridge, weights):
