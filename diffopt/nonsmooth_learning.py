@@ -99,7 +99,7 @@ def sparse_logistic(
     >>> from diffopt import sparse_logistic
     >>> X = jnp.array([[1.0, 0.1], [-1.0, 0.1], [1.0, -0.1], [-1.0, -0.1]])
     >>> found = sparse_logistic(X, jnp.array([1, -1, 1, -1]), 0.25)
-    >>> print(np.round(found.coef, 3), np.log(3).round(3))  # where 1 / (1 + exp(b)) = lam
+    >>> print(np.asarray(found.coef).round(3), np.log(3).round(3))  # where 1 / (1 + exp(b)) = lam
     [1.099 0.   ] 1.099
     """
     options = {"weights": weights, "init": init, "tol": tol, "max_iter": max_iter}
@@ -200,7 +200,7 @@ def svr(X, y, C, epsilon, *, weights=None, tol=1e-10, max_iter=10_000):
     >>> import numpy as np
     >>> from diffopt import svr
     >>> X = jnp.array([[1.0], [2.0], [3.0]])
-    >>> print(np.round(svr(X, 2 * X[:, 0], 10.0, 0.3).coef, 3))  # within 0.3 of every target
+    >>> print(np.asarray(svr(X, 2 * X[:, 0], 10.0, 0.3).coef).round(3))  # within 0.3 of every target
     [1.9]
     """
     return _dual(SVR(), X, y, (_check_weight(C), epsilon), weights, tol, max_iter)
@@ -240,7 +240,7 @@ def simplex_svr(X, y, C, epsilon, *, weights=None, tol=1e-10, max_iter=10_000):
     >>> import numpy as np
     >>> from diffopt import simplex_svr
     >>> X = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
-    >>> print(np.round(simplex_svr(X, X @ jnp.array([0.25, 0.75, 0.0]), 100.0, 0.0).coef, 3))
+    >>> print(np.asarray(simplex_svr(X, X @ jnp.array([0.25, 0.75, 0.0]), 100.0, 0.0).coef).round(3))
     [0.25 0.75 0.  ]
     """
     return _dual(SimplexSVR(), X, y, (_check_weight(C), epsilon), weights, tol, max_iter)

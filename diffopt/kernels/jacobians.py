@@ -23,16 +23,17 @@ from diffopt.kernels.coordinates import (
     _all_products,
     _conjugate_point,
     _Design,
+    _design_row,
     _gap,
     _jit,
     _move,
     _Penalty,
     _product,
     _prox,
-    _row,
     _scores,
     _sigmoid,
     _slopes,
+    _sparse,
     _square,
     _wide,
 )
@@ -315,7 +316,7 @@ def jacobian_dense(
     p = init.shape[1] - 1
     K = start.shape[1] // (p + 1)
     for k in range(coef.shape[0]):
-        A = _dense(_row(X, k), y.shape[1], p)
+        A = _dense(_design_row(X, k), y.shape[1], p)
         P, T = _penalty(_wide(penalty, k), p), _penalty(_wide(tangents, k), p * K)
         targets, w = _wide(y, k), _wide(weights, k)
         _jacobian_row(
@@ -331,9 +332,8 @@ def jacobian_sparse(
     """Solutions and Jacobians with a design in compressed columns, as `jacobian_dense`."""
     p = init.shape[1] - 1
     K = start.shape[1] // (p + 1)
-    none, nothing = np.empty(0, np.int64), np.empty(0)
     for k in range(coef.shape[0]):
-        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
+        A = _sparse(data, rows, starts, k)
         P, T = _penalty(_wide(penalty, k), p), _penalty(_wide(tangents, k), p * K)
         targets, w = _wide(y, k), _wide(weights, k)
         _jacobian_row(
@@ -386,7 +386,7 @@ def descent_dense(
     """Coordinate descent with a dense design; `store` says how many iterates there is room for."""
     p = init.shape[1] - 1
     for k in range(coef.shape[0]):
-        A = _dense(_row(X, k), y.shape[1], p)
+        A = _dense(_design_row(X, k), y.shape[1], p)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _descent_row(A, k, init, targets, w, settings, P, flags[0], coef, iterates, gradient, info)
 
@@ -398,9 +398,8 @@ def descent_sparse(
 ):  # fmt: skip
     """Coordinate descent with a design in compressed columns, as `descent_dense`."""
     p = init.shape[1] - 1
-    none, nothing = np.empty(0, np.int64), np.empty(0)
     for k in range(coef.shape[0]):
-        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
+        A = _sparse(data, rows, starts, k)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _descent_row(A, k, init, targets, w, settings, P, flags[0], coef, iterates, gradient, info)
 
@@ -452,7 +451,7 @@ def _reverse_row(A, k, cotangent, y, weights, counts, P, iterates, flags, out):
     S = _setting(A, y, weights, P, flags[0], flags[1])
     result = np.empty(out.shape[1])
     stored = _wide(iterates, k)
-    _reverse(S, stored, int(_row(counts, k)[1]), _wide(cotangent, k), result)
+    _reverse(S, stored, int(_wide(counts, k)[1]), _wide(cotangent, k), result)
     out[k] = result
 
 
@@ -461,7 +460,7 @@ def reverse_dense(cotangent, y, weights, counts, penalty, iterates, X, flags, ou
     """From a cotangent of the last iterate to that of the penalty; `counts` is the `info`."""
     p = cotangent.shape[1] - 1
     for k in range(out.shape[0]):
-        A = _dense(_row(X, k), y.shape[1], p)
+        A = _dense(_design_row(X, k), y.shape[1], p)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _reverse_row(A, k, cotangent, targets, w, counts, P, iterates, flags[0], out)
 
@@ -472,8 +471,7 @@ def reverse_sparse(
 ):
     """The same with a design in compressed columns."""
     p = cotangent.shape[1] - 1
-    none, nothing = np.empty(0, np.int64), np.empty(0)
     for k in range(out.shape[0]):
-        A = _Design(nothing, _row(data, k), _row(rows, k), _row(starts, k), nothing, none)
+        A = _sparse(data, rows, starts, k)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _reverse_row(A, k, cotangent, targets, w, counts, P, iterates, flags[0], out)
