@@ -194,6 +194,7 @@ def _transpose(X, y):
     if not isinstance(X, SparseDesign):
         return (X * y[:, None]).T
     order = jnp.argsort(X.rows, stable=True)
-    starts = jnp.searchsorted(X.rows[order], jnp.arange(X.num_rows + 1)).astype(X.starts.dtype)
+    starts = jnp.searchsorted(X.rows[order], jnp.arange(X.num_rows + 1, dtype=X.rows.dtype))
+    starts = starts.astype(X.starts.dtype)
     data = (X.data * y[X.rows])[order]
     return SparseDesign(data, X.columns[order], X.rows[order], starts, X.shape[1])
