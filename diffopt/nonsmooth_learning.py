@@ -200,7 +200,8 @@ def svr(X, y, C, epsilon, *, weights=None, tol=1e-10, max_iter=10_000):
     >>> import numpy as np
     >>> from diffopt import svr
     >>> X = jnp.array([[1.0], [2.0], [3.0]])
-    >>> print(np.asarray(svr(X, 2 * X[:, 0], 10.0, 0.3).coef).round(3))  # within 0.3 of every target
+    >>> found = svr(X, 2 * X[:, 0], 10.0, 0.3)
+    >>> print(np.asarray(found.coef).round(3))  # within 0.3 of every target
     [1.9]
     """
     return _dual(SVR(), X, y, (_check_weight(C), epsilon), weights, tol, max_iter)
@@ -240,7 +241,8 @@ def simplex_svr(X, y, C, epsilon, *, weights=None, tol=1e-10, max_iter=10_000):
     >>> import numpy as np
     >>> from diffopt import simplex_svr
     >>> X = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
-    >>> print(np.asarray(simplex_svr(X, X @ jnp.array([0.25, 0.75, 0.0]), 100.0, 0.0).coef).round(3))
+    >>> found = simplex_svr(X, X @ jnp.array([0.25, 0.75, 0.0]), 100.0, 0.0)
+    >>> print(np.asarray(found.coef).round(3))
     [0.25 0.75 0.  ]
     """
     return _dual(SimplexSVR(), X, y, (_check_weight(C), epsilon), weights, tol, max_iter)

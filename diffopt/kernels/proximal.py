@@ -18,7 +18,7 @@ def _products(X, n, p):
 
 
 def _sparse_products(data, rows, starts, n, p):
-    places = jnp.arange(data.size)
+    places = jnp.arange(data.size, dtype=starts.dtype)
     columns = jnp.searchsorted(starts, places, side="right") - 1
     sum_columns = lambda t: jnp.zeros(p, t.dtype).at[columns].add(t, indices_are_sorted=True)
     return (
