@@ -28,7 +28,7 @@ class Fits(NamedTuple):
 
     X: Any  # [n, p]
     y: jax.Array  # [n], or [F, n]
-    masks: jax.Array  # [F, n], one for an item that is fitted
+    masks: jax.Array  # [F, n], weights of the items, zero for one that is not fitted
 
 
 class Measure(NamedTuple):
@@ -118,12 +118,22 @@ def _data(X, y, names=("X", "y")):
     return X, y.astype(X.dtype)
 
 
+def _weights(weights, y, name):
+    """Check weights of items; all are one by default."""
+    if weights is None:
+        return jnp.ones_like(y)
+    weights = as_float(weights, name).astype(y.dtype)
+    if weights.shape != y.shape:
+        raise ValueError(f"{name} must have shape {y.shape}, got {weights.shape}")
+    return weights
+
+
 def _set(criterion, **values):
     for name, value in values.items():
         object.__setattr__(criterion, name, value)
 
 
-@_register(("X", "y", "X_val", "y_val"))
+@_register(("X", "y", "X_val", "y_val", "weights", "weights_val"))
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HeldOut(Criterion):
     r"""Mean loss of held-out items.
@@ -142,6 +152,8 @@ class HeldOut(Criterion):
     loss : {"squared", "logistic", "smoothed_hinge"}, optional
         The loss: :math:`(z - t)^2`, :math:`\log(1 + e^{-tz})`, or a hinge that is a parabola for
         :math:`0 < tz < 1`. By default that of the model.
+    weights, weights_val : arrays of shapes [n] and [m], optional
+        Weights of the items; they are divided by their sum.
 
     Raises
     ------
@@ -154,6 +166,8 @@ class HeldOut(Criterion):
     X_val: Any
     y_val: Any
     loss: str | None = None
+    weights: Any = dataclasses.field(default=None, kw_only=True)
+    weights_val: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         check_choice(self.loss, (None, *LOSSES), "loss")
@@ -161,21 +175,23 @@ class HeldOut(Criterion):
         X_val, y_val = _data(self.X_val, self.y_val, ("X_val", "y_val"))
         if X_val.shape[1] != X.shape[1]:
             raise ValueError(f"X_val must have the {X.shape[1]} columns of X, got {X_val.shape[1]}")
-        _set(self, X=X, y=y, X_val=X_val.astype(X.dtype), y_val=y_val.astype(X.dtype))
+        X_val, y_val = X_val.astype(X.dtype), y_val.astype(X.dtype)
+        weights = _weights(self.weights, y, "weights")
+        weights_val = _weights(self.weights_val, y_val, "weights_val")
+        _set(self, X=X, y=y, X_val=X_val, y_val=y_val, weights=weights, weights_val=weights_val)
 
     def fits(self):
         """Give the fit."""
-        return Fits(self.X, self.y, jnp.ones((1, *self.y.shape), self.y.dtype))
+        return Fits(self.X, self.y, self.weights[None])
 
     def measure(self):
         """Give how scores are judged."""
-        m = self.y_val.shape[0]
-        weights = jnp.full((1, m), 1 / m, self.y.dtype)
+        weights = (self.weights_val / self.weights_val.sum())[None]
         zero = jnp.zeros((), self.y.dtype)
         return Measure(self.X_val, self.y_val, weights, jnp.zeros_like(weights), zero)
 
 
-@_register(("X", "y", "folds"), ("loss", "num_folds"))
+@_register(("X", "y", "folds", "weights"), ("loss", "num_folds"))
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CrossValidation(Criterion):
     r"""Mean over folds of the mean loss of a fold, by the model fitted to the others.
@@ -190,6 +206,8 @@ class CrossValidation(Criterion):
         How many folds there are, item i in fold ``i % folds``; or the fold of each item.
     loss : {"squared", "logistic", "smoothed_hinge"}, optional
         As for :class:`HeldOut`.
+    weights : array of shape [n], optional
+        Weights of the items, in the fits and in the means.
 
     Raises
     ------
@@ -201,6 +219,7 @@ class CrossValidation(Criterion):
     y: Any
     folds: Any = 5
     loss: str | None = None
+    weights: Any = dataclasses.field(default=None, kw_only=True)
     num_folds: int = dataclasses.field(init=False)
     squeeze = False
 
@@ -215,10 +234,13 @@ class CrossValidation(Criterion):
                 f"folds must be an integer, or an integer for each of the {y.size} items, "
                 f"got shape {folds.shape} of {folds.dtype}"
             )
+        labels: Any
         names, labels = np.unique(folds, return_inverse=True)
         if len(names) < 2 or (np.ndim(self.folds) == 0 and len(names) < int(self.folds)):
             raise ValueError(f"folds must be two at least, none empty, got {self.folds}")
-        _set(self, X=X, y=y, folds=jnp.asarray(labels, jnp.int32), num_folds=len(names))
+        weights = _weights(self.weights, y, "weights")
+        labels = jnp.asarray(labels, jnp.int32)
+        _set(self, X=X, y=y, folds=labels, num_folds=len(names), weights=weights)
 
     def _held_out(self):
         held_out = self.folds[None] == jnp.arange(self.num_folds, dtype=jnp.int32)[:, None]
@@ -226,11 +248,11 @@ class CrossValidation(Criterion):
 
     def fits(self):
         """Give one fit for each fold."""
-        return Fits(self.X, self.y, 1 - self._held_out())
+        return Fits(self.X, self.y, self.weights[None] * (1 - self._held_out()))
 
     def measure(self):
         """Give how scores are judged."""
-        held_out = self._held_out()
+        held_out = self.weights[None] * self._held_out()
         weights = held_out / held_out.sum(axis=1, keepdims=True) / self.num_folds
         zero = jnp.zeros((), self.y.dtype)
         return Measure(self.X, self.y, weights, jnp.zeros_like(weights), zero)
@@ -267,7 +289,9 @@ class SURE(Criterion):
     -----
     Two fits, that share the design. The expectation of the last term over the probe tends to
     :math:`2 \sigma^2` times the degrees of freedom as :math:`\epsilon \to 0`; see
-    :func:`exact_sure`. Deledalle et al. (2014), *Stein Unbiased GrAdient estimator of the Risk*.
+    :func:`exact_sure`. A small step makes the value unbiased, but a gradient in `lam` of large
+    variance, as few probes see the support change; the default is a compromise.
+    Deledalle et al. (2014), *Stein Unbiased GrAdient estimator of the Risk*.
     """
 
     X: Any

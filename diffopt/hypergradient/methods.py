@@ -94,9 +94,9 @@ def hypergradient(criterion, model, lam, *, method="implicit", tol=1e-8, max_ite
         - ``"forward"``: from coordinate descent on both at once;
         - ``"backward"``: from stored iterates of coordinate descent, in reverse.
     tol : float, default 1e-8
-        Stop when the duality gap is at most `tol`, in units of the objective, and (the second and
-        third method) no entry of the Jacobian changes by more than `1e-2 * sqrt(tol)` times the
-        largest in a pass.
+        Stop when the duality gap is at most `tol`, relative to the objective of the coefficient 0,
+        and (the second and third method) no entry of the Jacobian changes by more than
+        ``1e-2 * sqrt(tol)`` times the largest in a pass.
     max_iter : int, default 1000
         Bound on the number of iterations, as in :func:`diffopt.sparse_linear.solve`, or of passes.
     init : State, optional
@@ -187,6 +187,12 @@ def problem_of(criterion, model, lam, y, mask):
     return model.problem(criterion.X, y, lam, mask / total)
 
 
+def gap_of(model, tol, lam, y, mask):
+    """Largest duality gap allowed in one fit."""
+    unit = model.unit(y, lam, mask / mask.sum())
+    return tol * jax.lax.stop_gradient(jnp.where(unit > 0, unit, 1))
+
+
 def over_fits(function, criterion, *arguments):
     """Call ``function(y, mask, *arguments)`` for all fits at once; the design is shared."""
     fits = criterion.fits()
@@ -232,7 +238,7 @@ def solve_all(criterion, model, lam, state, settings):
             loss=model.loss,
             fit_intercept=model.fit_intercept,
             init=(start, shift),
-            tol=settings[0],
+            tol=gap_of(model, settings[0], lam, y, mask),
             max_iter=settings[1],
         )
         return solution, model.coef(problem, solution.coef)
@@ -338,7 +344,6 @@ def _cotangents(model, criterion, lam, solution):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(model, moving, criterion, lam, state, settings):
     tol, max_iter = settings
-    wanted = jnp.stack([tol, max_iter, 1e-2 * jnp.sqrt(tol), jnp.zeros_like(tol)])
     start = state
     if not moving:
         solved, _ = solve_all(criterion, model, lam, state, settings)
@@ -350,6 +355,8 @@ def _forward(model, moving, criterion, lam, state, settings):
             lambda lam: penalty_of(problem_of(criterion, model, lam, y, mask)), lam
         )
         init, flags = jnp.append(variables, shift), (*_flags(model), int(not moving))
+        gap = gap_of(model, tol, lam, y, mask)
+        wanted = jnp.stack([gap, max_iter, 1e-2 * jnp.sqrt(tol), jnp.zeros_like(tol)])
         coef, J, gradient, info = _call(
             "jacobian", problem, init, jacobian.reshape(-1), problem.y, problem.weights, wanted,
             penalty, tangents.reshape(-1), flags=flags,
@@ -368,11 +375,12 @@ def _forward(model, moving, criterion, lam, state, settings):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(model, room, criterion, lam, state, settings):
     tol, max_iter = settings
-    wanted = jnp.stack([tol, max_iter, jnp.zeros_like(tol), jnp.zeros_like(tol)])
+    zero = jnp.zeros_like(tol)
     store = jnp.zeros((room + 1) * (state.solution.shape[1] + 1), lam.dtype)
 
     def descend(y, mask, variables, shift):
         problem = problem_of(criterion, model, lam, y, mask)
+        wanted = jnp.stack([gap_of(model, tol, lam, y, mask), max_iter, zero, zero])
         coef, iterates, gradient, info = _call(
             "descent", problem, jnp.append(variables, shift), store, problem.y, problem.weights,
             wanted, penalty_of(problem), flags=_flags(model),

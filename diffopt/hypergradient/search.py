@@ -10,7 +10,7 @@ import numpy as np
 from diffopt.checks import as_float, check_choice, check_positive
 from diffopt.hypergradient.methods import State, _initial, _value, hypergradient
 from diffopt.sparse_linear.design import as_design, rmatvec
-from diffopt.sparse_linear.models import ElasticNet, Lasso, SparseLogistic
+from diffopt.sparse_linear.models import SVR, ElasticNet, Lasso, SparseLogistic
 
 __all__ = ["History", "SearchResult", "grad_search", "grid_search", "lam_max", "random_search"]
 
@@ -82,7 +82,7 @@ def lam_max(model, X, y, weights=None):
     X, y : arrays of shapes [n, p] and [n]
         The data; `X` may be sparse.
     weights : array of shape [n], optional
-        Weights of the items, of sum one; by default equal.
+        Weights of the items, which are divided by their sum; by default equal.
 
     Returns
     -------
@@ -106,12 +106,13 @@ def lam_max(model, X, y, weights=None):
         raise ValueError(f"model must have an absolute penalty on its coefficients, got {model}")
     X, y = as_design(X), as_float(y, "y")
     y = y.astype(X.dtype)
-    w = jnp.full(y.shape, 1 / y.size, y.dtype) if weights is None else weights
+    w = jnp.ones_like(y) if weights is None else as_float(weights, "weights").astype(y.dtype)
+    w = w / w.sum()
     if model.loss == "squared":
-        center = jnp.vdot(w, y) / w.sum() if model.fit_intercept else jnp.zeros((), y.dtype)
+        center = jnp.vdot(w, y) if model.fit_intercept else jnp.zeros((), y.dtype)
         r = w * (center - y)
     else:
-        share = jnp.sum(jnp.where(y > 0, w, 0)) / w.sum() if model.fit_intercept else 0.5
+        share = jnp.sum(jnp.where(y > 0, w, 0)) if model.fit_intercept else 0.5
         r = w * jnp.where(y > 0, share - 1, share)
     return jnp.abs(rmatvec(X, r)).max(initial=0)
 
@@ -120,7 +121,8 @@ def search_bounds(criterion, model, lam, bounds=None):
     """Bounds of the search, of the shape of `lam`."""
     lam = np.asarray(lam, float)
     if bounds is None and isinstance(model, Lasso | ElasticNet | SparseLogistic):
-        top = float(lam_max(model, criterion.X, criterion.y))
+        weights = getattr(criterion, "weights", None)
+        top = float(lam_max(model, criterion.X, criterion.y, weights))
         bounds = (1e-4 * top, top)
     elif bounds is None:
         bounds = (1e-4 * lam, 1e4 * lam)
@@ -219,7 +221,7 @@ def grad_search(
     max_iter : int, default 50
         Bound on the number of evaluations.
     tol : float, default 1e-8
-        Tolerance of the duality gap in the end.
+        Tolerance of the duality gap in the end, relative to the objective of the coefficient 0.
     bounds : pair of floats or arrays, optional
         Bounds of the hyperparameters; by default :func:`lam_max` times 1e-4 and 1, or `lam0` times
         1e-4 and 1e4 for a model that has no such number.
@@ -364,9 +366,7 @@ def _default_grid(criterion, model, num, bounds, like):
 
 def _like(model):
     """Hyperparameters of the shape that a model takes."""
-    from diffopt.sparse_linear.models import SVR, SimplexSVR
-
-    return np.ones(2) if isinstance(model, ElasticNet | SVR | SimplexSVR) else np.ones(())
+    return np.ones(2) if isinstance(model, ElasticNet | SVR) else np.ones(())
 
 
 def _try_all(criterion, model, grid, tol, solver_max_iter, progress):
