@@ -29,6 +29,7 @@ _fast = numba.njit(
 _SQUARED, _LOGISTIC = 0, 1
 _DIRECT = 2000  # up to so many free coordinates, Newton's equations are factorised
 _JITTER = 1e-13  # relative, on the diagonal of what is factorised
+_PROXIMAL = 1e-6  # relative, on the diagonal where there are more coordinates than items
 _PASSES = 50  # of coordinate descent on one working set, at most
 _PATIENCE = 10  # iterations without a smaller gap before rounding is taken for the cause
 
@@ -502,6 +503,8 @@ def _equations(A, members, d, ridge, places, gram, fit, H):
             high, low = max(a, b), min(a, b)
             H[k * m + l] = gram[high * (high + 1) // 2 + low]
         H[k * m + k] += ridge[members[k]]
+        if m > d.size:  # more coordinates than equations: a proximal step
+            H[k * m + k] *= 1 + _PROXIMAL
     if fit:
         for k in range(s):
             H[s * m + k] = _product(A, members[k], d)
@@ -585,7 +588,7 @@ def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
             free[s] = j
             s += 1
     members, m = free[:s], s + fit
-    if m == 0 or (s > n and P.ridge[members[0]] == 0):
+    if m == 0:
         return known, gram
     slope = np.empty(m)
     for k in range(s):
@@ -598,12 +601,14 @@ def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
         A, members, d, P, fit, slope, squares, known, places, gram
     )
     change, v, size = np.empty(s), np.empty(n), 1.0
-    for _ in range(8):
+    for trial in range(6):
+        if trial == 5:  # up to the first bound, which always descends
+            size = _room(members, step, coef, P)
         decrease, cut = 0.0, False
         for k in range(s):
             j, old = members[k], coef[members[k]]
             new = old + size * step[k]
-            if P.l1[j] > 0 and new * old < 0:
+            if P.l1[j] > 0 and (new * old < 0 or abs(new) < 1e-15 * abs(old)):
                 new, cut = 0.0, True
             if new < P.low[j] or new > P.high[j]:
                 new, cut = min(max(new, P.low[j]), P.high[j]), True
@@ -616,16 +621,29 @@ def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
             for k in range(s):
                 j = members[k]
                 new = coef[j] + change[k]
-                if abs(new) < 1e-15 * abs(change[k]):
-                    new = 0.0  # where it stopped
-                coef[j] = new
+                coef[j] = 0.0 if abs(new) < 1e-15 * abs(change[k]) else new  # where it stopped
             if fit:
                 coef[p] += size * step[s]
             for i in range(n):
                 rho[i] += d[i] * v[i]
             break
-        size *= 0.5
+        size *= 0.4
     return known, gram
+
+
+@_jit
+def _room(members, step, coef, P):
+    """Largest share of a step that neither changes a sign nor leaves the bounds."""
+    size = 1.0
+    for k in range(members.size):
+        j, beta = members[k], coef[members[k]]
+        if P.l1[j] > 0 and step[k] * beta < 0:
+            size = min(size, -beta / step[k])
+        if step[k] > 0 and P.high[j] < np.inf:
+            size = min(size, (P.high[j] - beta) / step[k])
+        if step[k] < 0 and P.low[j] > -np.inf:
+            size = min(size, (P.low[j] - beta) / step[k])
+    return size
 
 
 # --- coordinate descent -------------------------------------------------------------------------
@@ -639,10 +657,13 @@ def _pass(A, work, coef, d, rho, P, fit, squares):
     worst, changed = 0.0, 0
     for j in work:
         curvature = squares[j]
-        if curvature == 0 and P.ridge[j] == 0:
-            continue
         old, slope = coef[j], _product(A, j, rho) + P.tilt[j]
-        worst = max(worst, _violation(P, j, old, slope - P.tilt[j]))
+        if curvature == 0 and P.ridge[j] == 0:  # the column is zero
+            best = _conjugate_point(P, j, -slope)
+            coef[j] = best if abs(best) < np.inf else old
+            continue
+        scale = math.sqrt(curvature + P.ridge[j])
+        worst = max(worst, _violation(P, j, old, slope - P.tilt[j]) / scale)
         if curvature > 0:
             step = 1 / curvature
             new = _prox(old - step * slope, step, P.l1[j], P.ridge[j], P.low[j], P.high[j])
@@ -655,8 +676,8 @@ def _pass(A, work, coef, d, rho, P, fit, squares):
             changed += _is_free(P, j, new) != _is_free(P, j, old)
     if fit:
         total, slope = _sum(d), _sum(rho)
-        worst = max(worst, abs(slope))
         if total > 0:
+            worst = max(worst, abs(slope) / math.sqrt(total))
             coef[p] -= slope / total
             for i in range(d.size):
                 rho[i] -= d[i] * slope / total
@@ -664,14 +685,23 @@ def _pass(A, work, coef, d, rho, P, fit, squares):
 
 
 @_jit
-def _minimise_model(A, work, coef, d, rho, P, fit, squares, tol, known, places, gram):
-    """Minimise the model on a working set; return the number of passes and the Gram matrix."""
-    made = 0
+def _minimise_model(A, work, coef, d, rho, P, fit, squares, known, places, gram):
+    """Minimise the model on a working set; return the number of passes and the Gram matrix.
+
+    Ends when violations, in units of the root of the curvature, are a tenth of the first ones, or
+    what rounding makes of them.
+    """
+    made, tol = 0, 0.0
+    for i in range(d.size):
+        tol += rho[i] ** 2 / d[i] if d[i] > 0 else 0.0
+    tol = 1e-15 * math.sqrt(tol)
     for k in range(_PASSES):
         made += 1
         worst, changed = _pass(A, work, coef, d, rho, P, fit, squares)
         if worst <= tol:
             break
+        if made == 1:
+            tol = max(tol, 0.1 * worst)
         if changed <= 0.05 * work.size or k % 5 == 4:
             known, gram = _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram)
     return made, known, gram
@@ -771,11 +801,6 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         if gap <= tol or num_iter >= max_iter or gap != gap or stuck > _PATIENCE:
             break
         num_iter += 1
-        worst, largest = 0.0, 0.0
-        for j in range(p):
-            worst = max(worst, _violation(P, j, coef[j], u[j]))
-            largest = max(largest, abs(u[j]) + P.l1[j])
-        worst = max(worst, 1e-15 * largest)  # rounding allows no less
         work = _choose(P, coef, u)
         if A.X.size:
             A, count = _copy_columns(A, n, work, count)
@@ -789,7 +814,7 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
             _copy(coef, start)
         _copy(r, rho)
         made, known, gram = _minimise_model(
-            A, work, coef, d, rho, P, fit, squares, 0.1 * worst, known, places, gram
+            A, work, coef, d, rho, P, fit, squares, known, places, gram
         )
         passes += made
         if loss != _SQUARED:
