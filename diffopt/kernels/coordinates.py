@@ -31,7 +31,7 @@ _DIRECT = 2000  # up to so many free coordinates, Newton's equations are factori
 _JITTER = 1e-13  # relative, on the diagonal of what is factorised
 _PROXIMAL = 1e-6  # relative, on the diagonal where there are more coordinates than items
 _PASSES = 50  # of coordinate descent on one working set, at most
-_PATIENCE = 10  # iterations without a smaller gap before rounding is taken for the cause
+_PATIENCE = 10  # iterations without any progress before rounding is taken for the cause
 
 # X is dense, by rows, or empty; `data`, `rows` and `starts` are compressed columns. `columns` are
 # copies of dense columns, that of feature j in the slot ``slots[j]``, if that is not negative.
@@ -786,7 +786,8 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
     places, known, gram = np.empty(p, np.int64), np.empty(0, np.int64), np.empty(0)
     _fill(squares, -1.0)
     _fill(places, -1)
-    count, passes, gap, num_iter, best, stuck = 0, 0, np.inf, 0, np.inf, 0
+    count, passes, num_iter, stuck = 0, 0, 0, 0
+    gap, best, lowest = np.inf, np.inf, np.inf
     _scores(A, coef, p, z)
     while True:
         _slopes(loss, z, y, weights, r, d)
@@ -795,8 +796,10 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         _all_products(A, r, p, u)
         u[p] = _sum(r) if fit else 0.0
         gap = _gap(loss, z, y, weights, r, u, coef, P)
-        if gap < 0.9 * best:
-            best, stuck = gap, 0
+        value = _objective(loss, z, y, weights, coef, P)
+        if gap < 0.9 * best or value < lowest - 1e-12 * abs(lowest):
+            stuck = 0
+        best, lowest = min(best, gap), min(lowest, value)
         stuck += 1
         if gap <= tol or num_iter >= max_iter or gap != gap or stuck > _PATIENCE:
             break
@@ -810,7 +813,6 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         if loss != _SQUARED:
             _fill(places, -1)
             known = known[:0]
-            before = _objective(loss, z, y, weights, coef, P)
             _copy(coef, start)
         _copy(r, rho)
         made, known, gram = _minimise_model(
@@ -818,7 +820,7 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         )
         passes += made
         if loss != _SQUARED:
-            _line_search(A, loss, y, weights, coef, start, P, z, before)
+            _line_search(A, loss, y, weights, coef, start, P, z, value)
         else:
             _scores(A, coef, p, z)
     if gap != gap:
