@@ -23,6 +23,7 @@ from diffopt.checks import (
     working_dtype,
 )
 from diffopt.isotonic import isotonic_l2
+from diffopt.kernels.simplices import cut_box, exp_weights, finite
 
 __all__ = [
     "project_box",
@@ -173,13 +174,23 @@ def _project_simplex(theta, total, regularization, axis):
 
 def simplex_rows(x, total, regularization="l2"):
     """Project rows onto simplices of totals of shape [..., 1]."""
-    x = _finite(x, total)
-    if regularization == "kl":
-        return total * jax.nn.softmax(x, -1)
-    zero, n = jnp.zeros((), x.dtype), x.shape[-1]
-    all_free = (x.sum(-1, keepdims=True) - total) / n
-    start = jnp.maximum(x.max(-1, keepdims=True) - total, all_free)  # both left of the threshold
-    return _on_face(x, _threshold(x, zero, total, total, start), zero, total, total)
+    if regularization == "l2":
+        return cut_box(x, total, total, total)[0]
+    return _softmax(jnp.where(jnp.isinf(x), jax.lax.stop_gradient(x), x), total)
+
+
+@jax.custom_jvp
+def _softmax(x, total):
+    return exp_weights(x, total, True)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    total, dtotal = primals[1], tangents[1]
+    mu = _softmax(*primals)
+    mass = jnp.where(total == 0, 1, total)
+    dx = tangents[0] - ((mu * tangents[0]).sum(-1, keepdims=True) - dtotal) / mass
+    return mu, mu * dx
 
 
 def project_knapsack(
@@ -282,19 +293,12 @@ def _largest_weight(weights, axis):
 def _project_knapsack(theta, low, high, regularization, axis):
     x = _to_last(theta, axis)
     low, high = low.astype(x.dtype), high.astype(x.dtype)
-    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-    cube = _box(x, zero, one, regularization)
-    x = _finite(x, one)
-    size = jax.lax.stop_gradient(cube.sum(-1, keepdims=True))
-    inside = (low <= size) & (size <= high)
-    total = jnp.where(size < low, low, high)
-    # Rows inside start at a threshold of zero with the sum they have: they are done at once.
     if regularization == "l2":
-        goal = jnp.where(inside, size, total)
-        start = jnp.where(inside, 0, (x.sum(-1, keepdims=True) - total) / max(x.shape[-1], 1))
-        out = _on_face(x, _threshold(x, zero, one, goal, start), zero, one, total)
-    else:
-        out = _capped_softmax(x, total)
+        return _from_last(cut_box(x, jnp.ones_like(low), low, high)[0], theta, axis)
+    cube = _box(x, jnp.zeros((), x.dtype), jnp.ones((), x.dtype), regularization)
+    size = jax.lax.stop_gradient(cube.sum(-1, keepdims=True))
+    inside = (low <= size) & (size <= high) & (low < high)
+    out = _capped_softmax(finite(x, 1), jnp.where(size < low, low, high))
     return _from_last(jnp.where(inside, cube, out), theta, axis)
 
 
@@ -645,55 +649,6 @@ def project_product(theta, projections, sizes, *, regularization="l2", axis=-1):
     return jnp.concatenate([project(part, **options) for project, part in pairs], axis)
 
 
-# ----------------------------------------------------------------------------------- thresholds
-
-
-def _threshold(x, low, high, total, start):
-    """Find t with sum(clip(x - t, low, high)) = total, for every row.
-
-    The sum is piecewise linear and decreases with t: Newton's method, kept inside a bracket, ends
-    after finitely many steps. It is enough to end near: the face is what counts.
-    """
-    x, low, high, total, start = jax.lax.stop_gradient((x, low, high, total, start))
-    left = jnp.min(x - high, -1, keepdims=True, initial=jnp.inf)
-    right = jnp.max(x - low, -1, keepdims=True, initial=-jnp.inf)
-    rounding = float(jnp.finfo(x.dtype).eps) * (4 + x.shape[-1] ** 0.5 / 4) * total
-
-    def step(state):
-        t, left, right, _, i = state
-        v = x - t
-        clipped = jnp.clip(v, low, high)
-        excess = clipped.sum(-1, keepdims=True) - total
-        free = (clipped == v).astype(x.dtype).sum(-1, keepdims=True)
-        left, right = jnp.where(excess > 0, t, left), jnp.where(excess < 0, t, right)
-        middle = left + (right - left) / 2
-        new = t + excess / jnp.maximum(free, 1)
-        done = (jnp.abs(excess) <= rounding) | ~jnp.isfinite(excess) | (new == t)
-        done |= (middle <= left) | (middle >= right)
-        newton = (free > 0) & (new > left) & (new < right) & (i % 8 < 7)
-        t = jnp.where(done, t, jnp.where(newton, new, middle))
-        return t, left, right, done, i + 1
-
-    def unfinished(state):
-        return ~state[-2].all() & (state[-1] < 1000)
-
-    t = jnp.broadcast_to(start, left.shape)
-    return jax.lax.while_loop(unfinished, step, (t, left, right, jnp.zeros(t.shape, bool), 0))[0]
-
-
-def _on_face(x, t, low, high, total):
-    """Project onto the face that the threshold t names, in closed form."""
-    v = x - t  # exact near the threshold, whatever the scale of x
-    lower, upper = (jax.lax.stop_gradient(m) for m in (v <= low, v >= high))
-    free = ~(lower | upper)
-    bound = jnp.where(upper, high, low)
-    rest = jnp.where(free, v, bound).sum(-1, keepdims=True) - total
-    count = jnp.maximum(free.sum(-1, keepdims=True, dtype=jnp.int32), 1).astype(x.dtype)
-    inner = v - rest / count
-    inner += jax.lax.stop_gradient(jnp.clip(inner, low, high) - inner)  # not even by rounding
-    return jnp.where(free, inner, bound)
-
-
 def _capped_softmax(x, total):
     """Return min(exp(x - t), 1) of the given sum: fill up to one, spread the rest, repeat."""
 
@@ -714,20 +669,6 @@ def _capped_softmax(x, total):
     full = jnp.zeros(x.shape, bool)
     full, _ = jax.lax.while_loop(lambda state: state[1], step, (full, jnp.array(True)))
     return jnp.where(full, 1, spread(full))
-
-
-def _finite(x, width):
-    """Replace infinite scores by finite ones, too far from the others to change the face."""
-    return jnp.where(jnp.isinf(x), jax.lax.stop_gradient(_far(x, width)), x)
-
-
-def _far(x, width):
-    infinite = jnp.isinf(x)
-    top = jnp.max(jnp.where(infinite, -jnp.inf, x), -1, keepdims=True, initial=-jnp.inf)
-    bottom = jnp.min(jnp.where(infinite, jnp.inf, x), -1, keepdims=True, initial=jnp.inf)
-    top, bottom = (jnp.where(jnp.isinf(a), 0, a) for a in (top, bottom))
-    gap = 2000 + 2 * width + jnp.abs(top) + jnp.abs(bottom)  # exp(-2000) is zero
-    return jnp.where(x > 0, top + gap, bottom - gap)
 
 
 # ------------------------------------------------------------------------------------ arguments

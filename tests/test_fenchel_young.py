@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 
-from diffopt import project_permutahedron
+from diffopt import kernels, project_permutahedron
 from diffopt.fenchel_young import fenchel_young_loss, separation_margin
 from diffopt.regularizers import (
     CostAugmented,
@@ -134,6 +134,39 @@ def test_small_losses_keep_their_digits_in_single_precision(name):
     error = np.abs(got - exact)
     naive = np.abs(by_definition(theta, y, REGULARIZERS[name]) - exact)
     assert error.max() < 2e-7 and np.median(error) < 0.02 * np.median(naive)
+
+
+@pytest.mark.parametrize("backend", ["native", "xla"])
+def test_the_logistic_loss_of_long_rows_of_labels(backend):
+    """Against SciPy, in both precisions: dropped items, infinities, large scores, other targets."""
+    random = np.random.default_rng(4)
+    for n in (1, 100, 1024, 5000):
+        theta = random.normal(size=(6, n))
+        theta[1] *= 1e3
+        theta[2] += 1e9
+        theta[3, 1::2] = -np.inf
+        y = np.eye(n)[random.integers(0, n, 6) // 2 * 2 % n]
+        theta = theta.astype(np.float32).astype(float)
+        y[3] = np.eye(n)[0]
+        truth = np.where(y > 0, theta, 0).sum(-1)
+        expected = logsumexp(theta, -1) - truth
+        with kernels.use_backend(backend):
+            assert_allclose(loss(theta, y, Shannon()), expected, rtol=1e-6, atol=2e-6)
+            got = loss(theta.astype(np.float32), y.astype(np.float32), Shannon())
+            assert_allclose(got, expected, rtol=1e-5, atol=2e-6)
+            mixed = 0.5 * (y + np.roll(y, 1, 0))
+            mixed[3] = y[3]
+            p = np.asarray(Shannon().argmax(theta))
+            safe = np.where(mixed > 0, mixed, 1)
+            slope = np.where(mixed > 0, np.log(safe) - theta, 0)
+            wanted = (mixed * slope).sum(-1) + logsumexp(theta, -1)
+            assert_allclose(loss(theta, mixed, Shannon()), wanted, rtol=1e-6, atol=2e-6)
+            assert_allclose(p.sum(-1), 1, rtol=1e-12)
+    inf = np.inf
+    theta = np.array([[inf, 0, -inf], [inf, 0, inf], [0, -inf, 1], [-inf] * 3, [np.nan, 0, 0]])
+    with kernels.use_backend(backend):
+        got = loss(theta, np.eye(3)[[0, 0, 1, 2, 0]], Shannon())
+    assert_allclose(got, [0, np.log(2), inf, inf, np.nan])
 
 
 def test_a_confident_logistic_loss_keeps_its_digits():

@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import brentq, isotonic_regression, minimize
 
+from diffopt import kernels
 from diffopt.projections import (
     project_box,
     project_knapsack,
@@ -298,6 +299,32 @@ def test_derivatives_in_the_bounds(regularization):
         assert_allclose(slope[0], (value[1] - value[2]) / 2e-6, atol=1e-8)
         back = jax.jit(jax.grad(lambda t, f=function: f(t) @ jnp.arange(1.0, N + 1)))(at[0])
         assert_allclose(back, slope[0] @ np.arange(1.0, N + 1), atol=1e-12)
+
+
+@regularizations
+def test_points_of_a_capped_simplex_have_the_slope_of_its_plane(regularization):
+    mu = jnp.array([0.5, 0.625, 0.875, 0.0, 1.0])
+    theta = mu if regularization == "l2" else jnp.log(mu)
+    theta = theta + jnp.array([0, 0, 0, -0.5, 0.5])
+    function = partial(project_knapsack, min_items=3, max_items=3, regularization=regularization)
+    assert_allclose(function(theta), mu, atol=1e-15)
+    ahead, behind = (jax.vmap(function)(theta[None] + sign * 1e-6 * jnp.eye(5)) for sign in (1, -1))
+    expected = jnp.where(jnp.isfinite(theta), (ahead - behind).T / 2e-6, 0)
+    assert_allclose(jax.jacobian(function)(theta), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", ["native", "xla"])
+def test_single_precision_at_a_large_scale(backend):
+    """The scores are exact in both precisions, and so is what counts: their differences."""
+    steps = np.random.default_rng(5).integers(-9, 9, size=(40, 60))
+    theta = np.array(1e9 + 64.0 * steps, np.float32)
+    with kernels.use_backend(backend):
+        for function in (partial(project_simplex, total=200.0), partial(project_simplex, total=1),
+                         partial(project_knapsack, min_items=7, max_items=7)):  # fmt: skip
+            exact = np.asarray(function(theta.astype(float)))
+            got = np.asarray(function(theta))
+            assert got.dtype == np.float32
+            assert_allclose(got, exact, rtol=1e-5, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------- edges

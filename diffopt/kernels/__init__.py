@@ -108,7 +108,7 @@ class Kernel:
     Parameters
     ----------
     name : str
-        Name of the function in :mod:`diffopt.kernels.native`.
+        Name of the function in :mod:`diffopt.kernels.native` or a module beside it.
     parallel : callable
         The XLA implementation for one row: operands of shape [n], then `flags`.
     result_dtypes : callable

@@ -25,9 +25,18 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from diffopt.kernels import alignments, blocks, coordinates, graphs, jacobians, native
+from diffopt.kernels import (
+    alignments,
+    blocks,
+    chains,
+    coordinates,
+    faces,
+    graphs,
+    jacobians,
+    native,
+)
 
-_MODULES = (native, graphs, alignments, coordinates, blocks, jacobians)
+_MODULES = (alignments, blocks, chains, coordinates, faces, graphs, jacobians, native)
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 

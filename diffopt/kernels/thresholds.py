@@ -16,30 +16,20 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-__all__ = ["center", "entmax", "normmax", "renyimax", "squared_normmax", "total"]
+from diffopt.kernels import simplices
+from diffopt.kernels.simplices import exp_weights, total
 
-_BLOCK = 32  # what one partial sum adds, in long rows
-_LONG = 1024  # up to this length, one sum has enough digits
+__all__ = ["center", "entmax", "label_loss", "normmax", "renyimax", "squared_normmax", "total"]
+
 _MAX_ITER = 200  # of a bisection in double precision, and to spare
 _TINY = 1e-30  # an order of 1 + _TINY is 1
-
-
-def total(x):
-    """Sum over the last axis, which stays; partial sums keep the digits of long rows."""
-    n = x.shape[-1]
-    if n <= _LONG:
-        return x.sum(-1, keepdims=True)
-    rows = -(-n // _BLOCK)
-    padding = [(0, 0)] * (x.ndim - 1) + [(0, rows * _BLOCK - n)]
-    return total(jnp.pad(x, padding).reshape(*x.shape[:-1], _BLOCK, rows).sum(-2))
 
 
 def center(theta):
     """Subtract each row's maximum; where that is infinite, only the maximal scores take part."""
     top = jax.lax.stop_gradient(theta.max(-1, keepdims=True, initial=-jnp.inf))
-    best = jnp.where(top == jnp.inf, jnp.zeros_like(theta), -jnp.inf)
-    extreme = jnp.where(theta == top, best, jnp.where(top == top, -jnp.inf, top))
-    return jnp.where(abs(top) < jnp.inf, theta - top, extreme)
+    all_dropped, infinite = top == -jnp.inf, jnp.where(top == jnp.inf, top, jnp.nan)
+    return jnp.where(theta == infinite, 0, theta - jnp.where(all_dropped, 0, top))
 
 
 def _normalize(x):
@@ -88,9 +78,9 @@ def entmax(theta, alpha, kind):
 
     `kind` is the order where that is 1, 1.5 or 2 and known when compiling, else 0.
     """
-    u = center(theta)
     if kind == 1:
-        return _normalize(jnp.exp(u))
+        return exp_weights(theta, jnp.ones((1,) * theta.ndim, theta.dtype), False)
+    u = center(theta)
     if kind == 0:
         return _normalize(_deformed(u, jnp.maximum(alpha - 1, _TINY)))
     power, z = (1, u) if kind == 2 else (2, u / 2)
@@ -104,6 +94,26 @@ def entmax(theta, alpha, kind):
     count = _count(u)
     t = _solve(function, -jnp.ones_like(count), -(count ** (-1 / power)), True)
     return _normalize(jnp.maximum(z - t, 0) ** power)
+
+
+@jax.custom_jvp
+def label_loss(theta, y):
+    """Logistic loss of one-hot rows y, and what is zero only where y is one-hot; of size 1 each."""
+    return simplices.label_loss(theta, y)
+
+
+@functools.partial(label_loss.defjvp, symbolic_zeros=True)
+def _label_loss_jvp(primals, tangents):
+    theta, y = primals
+    loss, odd = label_loss(theta, y)
+    moved = jnp.zeros_like(loss)
+    if not isinstance(tangents[0], SymbolicZero):
+        p = entmax(theta, jnp.ones((), theta.dtype), 1)
+        moved = moved + ((p - y) * tangents[0]).sum(-1, keepdims=True)
+    if not isinstance(tangents[1], SymbolicZero):
+        slope = jnp.where(y > 0, jnp.log(jnp.where(y > 0, y, 1)) + 1 - center(theta), 0)
+        moved = moved + (slope * tangents[1]).sum(-1, keepdims=True)
+    return (loss, odd), (moved, jnp.zeros_like(odd))
 
 
 def _deformed(u, eta):

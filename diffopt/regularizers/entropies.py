@@ -157,25 +157,19 @@ def _tsallis_terms_jvp(primals, tangents):
 
 def _logistic_loss(theta, y):
     """Kullback-Leibler divergence of y from the softmax; labels need no logarithm of an array."""
-    u = thresholds.center(theta)
-    mass = total(jnp.exp(u))
-    score = total(jnp.where(y == 0, 0, jnp.where(y == 0, 0, u) * y))
-    others = total(jnp.where(y > 0, 0, jnp.exp(u)))
-    high = score > -1  # then the loss may be small, and is formed from the odds
-    odds = others * jnp.exp(-jnp.maximum(score, -1))
-    of_labels = jnp.where(high, jnp.log1p(odds), jnp.log(others + jnp.exp(score)) - score)
+    of_labels, odd = thresholds.label_loss(theta, y)
 
-    def of_proportions(theta, y, mass):
-        u = thresholds.center(theta)
-        p = jnp.exp(u) / mass
+    def of_proportions(theta, y):
+        u, p = thresholds.center(theta), thresholds.entmax(theta, jnp.ones((), theta.dtype), 1)
+        mass = total(jnp.exp(u))
+        mass = jnp.where(mass == 0, 1, mass)
         near, far = (y > 0) & (y <= 2 * p), y > 2 * p
         ratio = jnp.where(near, y / jnp.where(near, p, 1), jnp.where(far, y, 1))
         log = jnp.log(ratio) - jnp.where(far, u - jnp.log(mass), 0)
         return total(jnp.maximum(y * log - (y - p), 0))
 
-    labels = ((y == 0) | (y == 1)).all()
-    safe = jnp.where(mass == 0, 1, mass)
-    return jax.lax.cond(labels, lambda *_: of_labels, of_proportions, theta, y, safe)[..., 0]
+    labels = (odd == 0).all()
+    return jax.lax.cond(labels, lambda *_: of_labels, of_proportions, theta, y)[..., 0]
 
 
 def _tsallis_divergence(y, p, u, top, alpha):
