@@ -147,7 +147,7 @@ def project_transport(theta, rows, columns, *, regularization="l2", tol=1e-12, m
     Notes
     -----
     Some ten to a hundred Newton steps of :math:`O(n m \min(n, m))`, on scores scaled down and then
-    up again; for KL ten of Sinkhorn's come first. With W = 1 on the support (:math:`\mu` for KL),
+    up again; for KL twenty of Sinkhorn's come first. With W = 1 on the support (:math:`\mu` if KL),
     :math:`\mathrm{d}\mu_{ij} = W_{ij} (\mathrm{d}\theta_{ij} + \mathrm{d}f_i + \mathrm{d}g_j)`
     where the potentials solve the linear system that makes the sums move by :math:`\mathrm{d}a` and
     :math:`\mathrm{d}b`. In the sums there is a derivative where they are positive and the pairs in
@@ -329,7 +329,7 @@ class _State(NamedTuple):
 
 _GROWTH = 2**3  # of the scale, from one stage to the next
 _LOOSE = 0.1  # error at which a stage ends
-_BALANCING = 10  # steps of Sinkhorn's before Newton's
+_BALANCING = 20  # steps of Sinkhorn's before Newton's
 _SMALL = 8  # matrices of this size are eliminated all at once
 
 

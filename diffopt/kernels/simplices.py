@@ -51,8 +51,11 @@ def _exp_weights_in_parallel(x, aim, flags):
 def label_loss(x, y):
     """Logistic loss of one-hot rows y, and what is zero only where y is one-hot.
 
-    Both have size 1 on the last axis, and no derivative of their own.
+    Both have size 1 on the last axis, and no derivative of their own. In parallel this takes four
+    passes over the data, which only shows where there is much of it.
     """
+    if x.size <= _FEW:
+        return _label_loss_in_parallel(x, y, None)
     return tuple(_label_loss_kernel(x, y, jnp.ones(1, x.dtype)))
 
 
