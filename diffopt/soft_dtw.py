@@ -25,7 +25,9 @@ Arguments that the functions share:
   :func:`~diffopt.sakoe_chiba` and :func:`~diffopt.itakura` make it.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ import numpy as np
 
 from diffopt.checks import as_float, working_dtype
 from diffopt.kernels import Kernel, wavefront
+from diffopt.kernels.wavefront import inner
 
 __all__ = [
     "alignment_entropy",
@@ -56,6 +59,36 @@ __all__ = [
 _value_kernel = Kernel("alignment_value", wavefront.alignment_value, lambda gamma, costs: (costs,))
 _mean_kernel = Kernel(
     "alignment_mean", wavefront.alignment_mean, lambda costs, gamma: (costs, costs), like=(0, 1)
+)
+_pair_kernel = Kernel("series_value", wavefront.series_value, lambda gamma, x, y, lengths: (gamma,))
+_slope_kernel, _sharp_kernel = (
+    Kernel(name, parallel, lambda x, y, gamma, lengths: (x, x, x, y), like=(2, 2, 0, 1))
+    for name, parallel in (
+        ("series_slope", wavefront.series_slope),
+        ("series_sharp_slope", wavefront.series_sharp_slope),
+    )
+)
+
+
+def _third_order(operands, dcosts, flags):
+    """Derivative in the costs of the derivative of a mean alignment."""
+
+    def change(direction, costs, dcosts):
+        curve = functools.partial(wavefront.alignment_curve, direction, flags=flags)
+        return jax.jvp(curve, (costs,), (dcosts,))[1]
+
+    found: Callable = change
+    for _ in range(dcosts.ndim - 1):
+        found = jax.vmap(found)
+    return found(*operands, dcosts)
+
+
+_curve_kernel = Kernel(
+    "alignment_curve",
+    wavefront.alignment_curve,
+    lambda direction, costs: (direction,),
+    transpose_flags=lambda flags: flags,
+    tangent=_third_order,
 )
 
 
@@ -147,6 +180,7 @@ def log_augmented(x, y):
     return delta + jnp.log1p(-jnp.expm1(-delta))
 
 
+_SCALES = {squared_euclidean: 1.0, half_squared_euclidean: 0.5}  # of the squared distance
 _FINITE = {squared_euclidean, half_squared_euclidean, log_augmented}
 
 
@@ -200,7 +234,7 @@ def soft_dtw_from_cost(costs, *, gamma=1.0, x_length=None, y_length=None, band=N
     """
     costs, gamma, finish = _prepare(costs, gamma, x_length, y_length, band)
     if gamma is None:
-        return finish(_inner(_uniform(costs), costs))
+        return finish(inner(_uniform(costs), costs))
     return finish(_soft(costs, gamma))
 
 
@@ -509,18 +543,31 @@ def soft_dtw(
     0.0
     """
     x, y = _series(x, y)
+    found = _of_series(x, y, gamma, cost, x_length, y_length, band)
+    if found is not None:
+        operands, scale = found
+        return (scale * _pair(*operands)).astype(x.dtype)
     costs = _table(cost, x, y)
     return soft_dtw_from_cost(costs, gamma=gamma, x_length=x_length, y_length=y_length, band=band)
 
 
-def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
+def sharp_soft_dtw(
+    x,
+    y,
+    *,
+    gamma=1.0,
+    cost=squared_euclidean,
+    x_length=None,
+    y_length=None,
+    band=None,
+):
     r"""Sharp soft-DTW of two series: the mean cost of their alignments at a temperature.
 
     .. math:: \langle E_\gamma(C), C\rangle
 
     Parameters
     ----------
-    x, y, gamma, cost, **options
+    x, y, gamma, cost, x_length, y_length, band
         As in :func:`~diffopt.soft_dtw`.
 
     Returns
@@ -547,13 +594,18 @@ def sharp_soft_dtw(x, y, *, gamma=1.0, cost=squared_euclidean, **options):
     True
     """
     x, y = _series(x, y)
+    found = _of_series(x, y, gamma, cost, x_length, y_length, band)
+    if found is not None:
+        operands, scale = found
+        return (scale * _sharp_pair(*operands)).astype(x.dtype)
     costs = _table(cost, x, y)
     # The mean over all alignments does not depend on finite costs: then it is the same for a batch.
     infinite = not isinstance(gamma, jax.core.Tracer) and np.array_equal(gamma, math.inf)
     open_table = jnp.zeros(costs.shape, costs.dtype)
     table = open_table if infinite and cost in _FINITE else costs
+    options = {"x_length": x_length, "y_length": y_length, "band": band}
     mean = expected_alignment(table, gamma=gamma, **options)
-    return _inner(mean, costs)
+    return inner(mean, costs)
 
 
 def mean_cost(x, y, *, cost=squared_euclidean, **options):
@@ -726,7 +778,7 @@ def _series(x, y):
 
 def _table(cost, x, y):
     """Costs of all pairs of points."""
-    scale = {squared_euclidean: 1.0, half_squared_euclidean: 0.5}.get(cost)
+    scale = _SCALES.get(cost)
     if scale is None:
         return jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(x, y)
     return scale * _squared_distances(x, y)
@@ -768,15 +820,25 @@ def _prepare(costs, gamma, x_length, y_length, band):
             raise ValueError(f"band must have the shape of the table, {(n, m)}, got {band.shape}")
         costs = jnp.where(band, costs, jnp.inf)
     if x_length is not None or y_length is not None:
-        costs = _cut(costs, _length(x_length, n, "x_length"), _length(y_length, m, "y_length"))
+        costs = wavefront.cut(
+            costs, _length(x_length, n, "x_length"), _length(y_length, m, "y_length")
+        )
     finish = lambda result: result.astype(dtype)
+    return costs, _temperature(gamma, costs.dtype), finish
+
+
+def _temperature(gamma, dtype):
+    """Check a temperature; None where it is infinite."""
     if not isinstance(gamma, jax.core.Tracer):
-        known = np.asarray(gamma, float)
+        try:
+            known = np.asarray(gamma, float)
+        except (TypeError, ValueError):
+            known = np.full(1, np.nan)
         if known.shape or not known >= 0:
-            raise ValueError(f"gamma must be one number, at least 0, got {gamma}")
+            raise ValueError(f"gamma must be one number, at least 0, got {gamma!r}")
         if known == math.inf:
-            return costs, None, finish
-    return costs, jnp.asarray(gamma).astype(costs.dtype), finish
+            return None
+    return jnp.asarray(gamma).astype(dtype)
 
 
 def _length(length, size, name):
@@ -788,23 +850,6 @@ def _length(length, size, name):
 
 def _or(length, size):
     return size if length is None else length
-
-
-def _cut(costs, x_length, y_length):
-    """Let the last cell that counts lead to the last of all, through one row of free cells."""
-    n, m = costs.shape
-    i, j = jnp.arange(n + 1)[:, None] - x_length, jnp.arange(m + 1)[None] - y_length
-    beyond_x, beyond_y = n - x_length, m - y_length
-    free = (i == j) | ((i == beyond_x) & (j >= beyond_x)) | ((j == beyond_y) & (i >= beyond_y))
-    outside = jnp.where(free & (i >= 0) & (j >= 0), 0, jnp.inf).astype(costs.dtype)
-    padded = jnp.pad(costs, ((0, 1), (0, 1)))
-    return jnp.where((i < 0) & (j < 0), padded, outside)
-
-
-def _inner(mean, costs):
-    """Inner product in which an infinite cost that is never used does not count."""
-    used = mean > 0
-    return jnp.sum(jnp.where(used, mean * jnp.where(used, costs, 0), 0))
 
 
 def _uniform(costs):
@@ -822,11 +867,17 @@ def _mean(costs, gamma):
 
 @_mean.defjvp
 def _mean_jvp(primals, tangents):
-    def in_xla(costs, gamma):
-        mean, value = wavefront.alignment_mean(costs.ravel(), gamma[None], costs.shape)
-        return mean.reshape(costs.shape), value[0]
-
-    return _mean(*primals), jax.jvp(in_xla, primals, tangents)[1]
+    """The mean depends on the quotient of costs and gamma alone."""
+    (costs, gamma), (dcosts, dgamma) = primals, tangents
+    mean, value = _mean(costs, gamma)
+    soft = gamma > 0
+    scale, used = jnp.where(soft, gamma, 1), costs < jnp.inf
+    finite = jnp.where(used, costs, 0) / scale  # what is infinite must have no derivative
+    direction = jnp.where(used, dcosts - finite * dgamma, 0) / scale
+    relative = jnp.where(used, finite, jnp.inf)
+    dmean = _curve_kernel(direction.ravel(), relative.ravel(), flags=costs.shape)
+    dvalue = inner(mean, dcosts) + _slope(costs, gamma, mean, value) * dgamma
+    return (mean, value), (jnp.where(soft, dmean.reshape(costs.shape), 0), dvalue)
 
 
 @jax.custom_jvp
@@ -838,11 +889,102 @@ def _soft(costs, gamma):
 def _soft_jvp(primals, tangents):
     (costs, gamma), (dcosts, dgamma) = primals, tangents
     mean, value = _mean(costs, gamma)
-    return value, _inner(mean, dcosts) + _slope(costs, gamma, mean, value) * dgamma
+    return value, inner(mean, dcosts) + _slope(costs, gamma, mean, value) * dgamma
 
 
 def _slope(costs, gamma, mean, value):
-    """Derivative of the value in gamma: minus the entropy."""
+    return _minus_entropy(gamma, inner(mean, costs), value)
+
+
+def _minus_entropy(gamma, sharp, value):
+    """Derivative of the value in gamma."""
     soft = (gamma > 0) & (value < jnp.inf)
-    gap = jnp.where(soft, value, 0) - jnp.where(soft, _inner(mean, costs), 0)
+    gap = jnp.where(soft, value, 0) - jnp.where(soft, sharp, 0)
     return jnp.minimum(gap / jnp.where(soft, gamma, 1), 0)
+
+
+# --- of two series, without a table -------------------------------------------------------------
+
+
+def _of_series(x, y, gamma, cost, x_length, y_length, band):
+    """Operands of the kernels that take series, and the scale of the cost; None where it must be
+    by a table."""
+    scale = _SCALES.get(cost)
+    known = not isinstance(gamma, jax.core.Tracer)
+    if scale is None or band is not None or (known and np.array_equal(gamma, math.inf)):
+        return None
+    dtype = working_dtype(x.dtype)
+    gamma = _temperature(gamma, dtype) / scale
+    (n, d), m = x.shape, len(y)
+    ends = _length(x_length, n, "x_length"), _length(y_length, m, "y_length")
+    known = not any(isinstance(end, jax.core.Tracer) for end in ends)
+    lengths = (np if known else jnp).array(ends, np.int32)
+    return (x.astype(dtype).ravel(), y.astype(dtype).ravel(), gamma, lengths, d), scale
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _pair(x, y, gamma, lengths, d):
+    """Soft-DTW of two flat series."""
+    return _pair_kernel(gamma[None], x, y, lengths, flags=(d,))[0]
+
+
+@_pair.defjvp
+def _pair_jvp(d, primals, tangents):
+    (_, _, gamma, _), (dx, dy, dgamma, _) = primals, tangents
+    value, sharp, gx, gy = _pair_slope(*primals, d)
+    return value, gx @ dx + gy @ dy + _minus_entropy(gamma, sharp, value) * dgamma
+
+
+def _make_slope(kernel, in_tables):
+    """Make gradients by a kernel on series, and theirs in turn by tables."""
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+    def slope(x, y, gamma, lengths, d):
+        first, second, gx, gy = kernel(x, y, gamma[None], lengths, flags=(d,))
+        return first[0], second[0], gx, gy
+
+    @slope.defjvp
+    def slope_jvp(d, primals, tangents):
+        x, y, gamma, lengths = primals
+        found = functools.partial(in_tables, lengths=lengths, d=d)
+        return slope(*primals, d), jax.jvp(found, (x, y, gamma), tangents[:3])[1]
+
+    return slope
+
+
+def _cut_table(x, y, lengths, d):
+    costs = _squared_distances(x.reshape(-1, d), y.reshape(-1, d))
+    return wavefront.cut(costs, lengths[0], lengths[1])
+
+
+def _slope_in_tables(x, y, gamma, lengths, d):
+    costs, pull = jax.vjp(lambda x, y: _cut_table(x, y, lengths, d), x, y)
+    mean, value = _mean(costs, gamma)
+    return value, inner(mean, costs), *pull(mean)
+
+
+def _sharp_in_tables(x, y, gamma, lengths, d):
+    def sharp(x, y, gamma):
+        costs = _cut_table(x, y, lengths, d)
+        return inner(_mean(costs, gamma)[0], costs)
+
+    value, (gx, gy, change) = jax.value_and_grad(sharp, (0, 1, 2))(x, y, gamma)
+    return value, -gamma * change, gx, gy
+
+
+_pair_slope = _make_slope(_slope_kernel, _slope_in_tables)
+_sharp_slope = _make_slope(_sharp_kernel, _sharp_in_tables)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _sharp_pair(x, y, gamma, lengths, d):
+    """Sharp soft-DTW of two flat series."""
+    return _pair_slope(x, y, gamma, lengths, d)[1]
+
+
+@_sharp_pair.defjvp
+def _sharp_pair_jvp(d, primals, tangents):
+    (_, _, gamma, _), (dx, dy, dgamma, _) = primals, tangents
+    sharp, change, gx, gy = _sharp_slope(*primals, d)
+    slope = jnp.where(gamma > 0, -change / jnp.where(gamma > 0, gamma, 1), 0)
+    return sharp, gx @ dx + gy @ dy + slope * dgamma

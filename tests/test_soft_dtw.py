@@ -135,6 +135,51 @@ def test_strips_of_any_number_of_rows(n, m):
         assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("n, m, d", [(17, 5, 1), (16, 33, 2), (40, 90, 3)])
+def test_kernels_on_series_and_their_derivatives(n, m, d):
+    """By tables in XLA, at costs that share an exponent and at such that do not; and in a batch."""
+    x, y = rng.normal(size=(n, d)).cumsum(0), rng.normal(size=(m, d)).cumsum(0)
+    gammas, lengths = jnp.array([0.0, 1e-3, 1.0, 1e6]), jnp.array([m, m, m // 2, m])
+
+    def everything(gamma, length):
+        options = {"gamma": gamma, "y_length": length}
+        soft = jax.value_and_grad(lambda x, y: soft_dtw(x, y, **options), (0, 1))(x, y)
+        sharp = jax.value_and_grad(lambda x, y: sharp_soft_dtw(x, y, **options), (0, 1))(x, y)
+        return *soft, *sharp
+
+    run = jax.jit(jax.vmap(everything))
+    native = jax.tree.leaves(run(gammas, lengths))
+    with kernels.use_backend("xla"):
+        xla = jax.tree.leaves(run(gammas, lengths))
+    for a, b in zip(native, xla, strict=True):
+        for k in range(4):
+            assert_allclose(a[k], b[k], rtol=1e-7, atol=1e-9 * abs(b[k]).max())
+    assert not native[2][2, m // 2 :].any() and not native[5][2, m // 2 :].any()
+
+
+def test_padding_is_not_read():
+    padded = jnp.asarray(X).at[4:].set(jnp.nan)
+    for loss in (soft_dtw, sharp_soft_dtw):
+        found, slope = jax.value_and_grad(lambda x, f=loss: f(x, Y, x_length=4))(padded)
+        assert_allclose(found, loss(X[:4], Y), rtol=1e-12)
+        assert_array_equal(slope[4:], 0)
+        assert_allclose(slope[:4], jax.grad(loss)(jnp.asarray(X[:4]), Y), rtol=1e-9)
+    nan = jnp.asarray(X).at[1, 0].set(jnp.nan)
+    assert np.isnan(soft_dtw(nan, Y)) and np.isnan(soft_dtw(X[:, :1] + np.inf, Y[:, :1] + np.inf))
+
+
+def test_second_derivatives_in_series_and_gamma():
+    x, y = jnp.asarray(X[:4]), jnp.asarray(Y[:3])
+    for loss in (soft_dtw, sharp_soft_dtw):
+        function = jax.jit(lambda x, gamma, f=loss: f(x, y, gamma=gamma))
+        check_grads(function, (x, 0.7), order=2, modes=("fwd", "rev"), rtol=1e-4)
+    third = jax.jit(jax.grad(lambda c: (jax.hessian(value)(c, 0.7) ** 2).sum()))
+    costs = jnp.asarray(rng.normal(size=(2, 3)))
+    with kernels.use_backend("xla"):
+        expected = third(costs)
+    assert_allclose(third(costs), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_large_costs_and_extreme_temperatures_stay_finite(backend):
     for scale in (1e9, -1e9):
         costs = jnp.asarray(scale * rng.random((5, 4)))
@@ -274,6 +319,7 @@ def test_the_type_that_comes_in_goes_out(dtype):
         (lambda: soft_dtw(X[:, :1], Y), ValueError, "as many features"),
         (lambda: soft_dtw(X, Y, gamma=-1.0), ValueError, "gamma must be"),
         (lambda: soft_dtw(X, Y, gamma=np.nan), ValueError, "gamma must be"),
+        (lambda: soft_dtw(X, Y, gamma="auto"), ValueError, "gamma must be one number"),
         (lambda: soft_dtw(X, Y, x_length=7), ValueError, "x_length must lie"),
         (lambda: soft_dtw(X, Y, band=np.ones((6, 5))), TypeError, "band must be a boolean"),
         (lambda: soft_dtw(X, Y, band=np.ones((5, 5), bool)), ValueError, "band must have"),

@@ -7,7 +7,16 @@ operations with derivatives of every order.
 import jax
 import jax.numpy as jnp
 
-__all__ = ["alignment_mean", "alignment_value"]
+__all__ = [
+    "alignment_curve",
+    "alignment_mean",
+    "alignment_value",
+    "cut",
+    "inner",
+    "series_sharp_slope",
+    "series_slope",
+    "series_value",
+]
 
 
 def alignment_value(gamma, costs, flags):
@@ -22,6 +31,66 @@ def alignment_mean(costs, gamma, flags):
     nan = jnp.isnan(costs).any()
     mean = jnp.where(nan, jnp.nan, jnp.where(value < jnp.inf, mean, 0))
     return mean, jnp.where(nan, jnp.nan, value)[None]
+
+
+def alignment_curve(direction, costs, flags):
+    """Derivative of the mean alignment at gamma = 1, in a direction of the costs."""
+
+    def mean(costs):
+        return alignment_mean(costs, jnp.ones(1, costs.dtype), flags)[0]
+
+    return jax.jvp(mean, (costs,), (jnp.where(costs < jnp.inf, direction, 0),))[1]
+
+
+def series_value(gamma, x, y, lengths, flags):
+    """Soft minimum over alignments of two series, for the squared Euclidean cost."""
+    costs = _costs(x, y, lengths, flags)
+    return alignment_value(gamma, costs.ravel(), costs.shape)
+
+
+def series_slope(x, y, gamma, lengths, flags):
+    """Value, mean cost of alignments, and gradients of the value."""
+    costs, pull = jax.vjp(lambda x, y: _costs(x, y, lengths, flags), x, y)
+    mean, value = alignment_mean(costs.ravel(), gamma, costs.shape)
+    mean = mean.reshape(costs.shape)
+    return value, inner(mean, costs)[None], *pull(mean)
+
+
+def series_sharp_slope(x, y, gamma, lengths, flags):
+    """Mean cost of alignments, minus gamma times its derivative in gamma, and gradients."""
+
+    def sharp(x, y, gamma):
+        costs = _costs(x, y, lengths, flags)
+        mean = alignment_mean(costs.ravel(), gamma, costs.shape)[0]
+        return inner(mean.reshape(costs.shape), costs)
+
+    value, (gx, gy, change) = jax.value_and_grad(sharp, (0, 1, 2))(x, y, gamma)
+    return value[None], -gamma * change, gx, gy
+
+
+def _costs(x, y, lengths, flags):
+    x, y = x.reshape(-1, *flags), y.reshape(-1, *flags)
+    costs = sum((a[:, None] - b[None]) ** 2 for a, b in zip(x.T, y.T, strict=True))
+    return cut(costs, lengths[0], lengths[1])
+
+
+def cut(costs, x_length, y_length):
+    """Let the last cell that counts lead to the last of all, through one row of free cells."""
+    n, m = costs.shape
+    x_length, y_length = jnp.asarray(x_length, jnp.int32), jnp.asarray(y_length, jnp.int32)
+    rows, columns = (jnp.arange(size + 1, dtype=jnp.int32) for size in (n, m))
+    i, j = rows[:, None] - x_length, columns[None] - y_length
+    beyond_x, beyond_y = n - x_length, m - y_length
+    free = (i == j) | ((i == beyond_x) & (j >= beyond_x)) | ((j == beyond_y) & (i >= beyond_y))
+    outside = jnp.where(free & (i >= 0) & (j >= 0), 0, jnp.inf).astype(costs.dtype)
+    padded = jnp.pad(costs, ((0, 1), (0, 1)))
+    return jnp.where((i < 0) & (j < 0), padded, outside)
+
+
+def inner(mean, costs):
+    """Inner product in which an infinite cost that is never used does not count."""
+    used = mean > 0
+    return jnp.sum(jnp.where(used, mean * jnp.where(used, costs, 0), 0))
 
 
 def _value(costs, gamma, n, m):
