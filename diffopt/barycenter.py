@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffopt.checks import as_float, check_choice
+from diffopt.checks import as_float, check_choice, check_range
 from diffopt.pairwise import CORES, LOSSES, pad_series
 from diffopt.soft_dtw import squared_euclidean
 
@@ -72,9 +72,9 @@ def soft_dtw_barycenter(
     Raises
     ------
     TypeError
-        If `series` are not arrays of real numbers.
+        If `series` are not arrays of real numbers, or `gamma` is not a number.
     ValueError
-        If there is no series, or a shape, a weight or `loss` does not fit.
+        If there is no series, or a shape, a weight, `loss` or `gamma` does not fit.
 
     Notes
     -----
@@ -93,13 +93,15 @@ def soft_dtw_barycenter(
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     check_choice(loss, LOSSES, "loss")
+    check_range(gamma, 0, math.inf, "gamma")
     padded, lengths = pad_series(series, "series")
     weights = _weights(weights, len(lengths))
     start = _start(padded, lengths, weights) if init is None else as_float(init, "init")
     if start.ndim != 2 or start.shape[1] != padded.shape[2]:
         raise ValueError(f"init must have shape [n, {padded.shape[2]}], got {start.shape}")
     arrays = padded, jnp.array(lengths), weights
-    limit = gamma if isinstance(gamma, (int, float)) and gamma in (0, math.inf) else None
+    gamma = float(gamma)
+    limit = gamma if gamma in (0, math.inf) else None  # such a gamma is not traced
     static = {"loss": loss, "cost": cost, "limit": limit, "ragged": len(set(lengths)) > 1}
     constant = float(_own(*arrays, gamma, **static)) if loss in CORES else 0.0
 

@@ -51,9 +51,11 @@ def check_choice(value, choices, name):
 
 
 def check_range(value, low, high, name):
-    """Raise if `value` is known, not traced, and does not lie in [low, high]."""
+    """Raise if `value` is known, not traced, and no number in [low, high]."""
     if not isinstance(value, jax.core.Tracer):
         known = np.asarray(value)
+        if known.dtype.kind in "USO":
+            raise TypeError(f"{name} must be a number in [{low}, {high}], got {value!r}")
         if not ((known >= low) & (known <= high)).all():
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
 

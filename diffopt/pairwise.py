@@ -73,7 +73,7 @@ def soft_dtw_pairwise(
     Raises
     ------
     TypeError
-        If the series are not arrays of real numbers.
+        If the series are not arrays of real numbers, or `gamma` is not a number.
     ValueError
         If there is no series, or a shape, `loss` or `gamma` does not fit.
 

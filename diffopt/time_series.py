@@ -5,11 +5,14 @@ diffopt`` does not: the classes are loaded when they are first asked for.
 """
 
 # mypy: disable-error-code="import-untyped"
+import math
+
 import jax
 import numpy as np
 
 from diffopt.barycenter import soft_dtw_barycenter
-from diffopt.pairwise import soft_dtw_pairwise
+from diffopt.checks import check_choice, check_range
+from diffopt.pairwise import LOSSES, soft_dtw_pairwise
 from diffopt.soft_dtw import squared_euclidean
 
 try:
@@ -54,7 +57,9 @@ class _TimeSeriesClassifier(ClassifierMixin, BaseEstimator):
         return _check_series(X)
 
     def _series_and_labels(self, X, y):
-        """Check what to fit to; sets the classes, and gives their numbers."""
+        """Check parameters and what to fit to; sets the classes, and gives their numbers."""
+        check_choice(self.loss, LOSSES, "loss")
+        check_range(self.gamma, 0, math.inf, "gamma")
         if _is_table(X):
             X, y = validate_data(self, X, y, dtype=np.float64)
             X = X[:, :, None]
@@ -132,9 +137,10 @@ class TimeSeriesNeighborClassifier(_TimeSeriesClassifier):
             Itself.
         """
         X, labels = self._series_and_labels(X, y)
-        if not 1 <= self.n_neighbors <= len(X):
+        if self.n_neighbors not in range(1, len(X) + 1):
             raise ValueError(
-                f"n_neighbors must lie between 1 and the {len(X)} series, got {self.n_neighbors}"
+                f"n_neighbors must lie between 1 and the {len(X)} series, and be an integer, "
+                f"got {self.n_neighbors!r}"
             )
         self.series_, self._labels = X, labels
         return self

@@ -68,6 +68,9 @@ def test_unequal_lengths():
     "call, words",
     [
         (lambda: TimeSeriesNeighborClassifier(30).fit(X, Y), "n_neighbors must lie"),
+        (lambda: TimeSeriesNeighborClassifier("3").fit(X, Y), "integer, got '3'"),
+        (lambda: TimeSeriesNeighborClassifier(loss="l2").fit(X, Y), "loss must be one of"),
+        (lambda: TimeSeriesNeighborClassifier(gamma=-1.0).fit(X, Y), "gamma must lie"),
         (lambda: TimeSeriesNeighborClassifier().fit(RAGGED, Y[:3]), "inconsistent numbers"),
         (lambda: TimeSeriesNeighborClassifier().fit(X[:, :, None] * np.nan, Y), "finite"),
         (lambda: TimeSeriesCentroidClassifier(loss="l2").fit(X, Y), "loss must be one of"),
@@ -76,6 +79,12 @@ def test_unequal_lengths():
 def test_wrong_use_names_the_argument(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("model", [TimeSeriesNeighborClassifier, TimeSeriesCentroidClassifier])
+def test_a_string_is_no_temperature(model):
+    with pytest.raises(TypeError, match="gamma must be a number in .*, got 'auto'"):
+        model(gamma="auto").fit(X, Y)
 
 
 def test_import_without_scikit_learn():
