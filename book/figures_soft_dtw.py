@@ -45,7 +45,7 @@ def accuracy(record):
     if pending(record):
         return
     names, results = complete(record)
-    values = {method: 100 * accuracies(results, names, method) for method in SHOWN}
+    values = {method: by_set(results, names, method) for method in SHOWN}
     order = np.argsort(values["divergence"])
     fig, ax = plt.subplots(figsize=(style.WIDTH, 1.2 + 0.36 * len(names)))
     for k, (method, marker) in enumerate(SHOWN.items()):
@@ -58,13 +58,19 @@ def accuracy(record):
     plt.show()
 
 
+def by_set(results, names, method):
+    """Accuracy of a method on each set in percent; not a number where it was not run."""
+    found = [accuracies(results, [name], method) for name in names]
+    return np.array([100 * values[0] if len(values) else np.nan for values in found])
+
+
 def complete(record):
     """Give the sets of a record all of whose units are there, and the results of the units."""
     results = {unit: stored["result"] for unit, stored in record["units"].items()}
     sets = record["settings"]["datasets"]
     count = {name: sum(unit.split("/")[0] == name for unit in results) for name in sets}
-    whole = max(count.values())
-    return np.array([name for name in sets if count[name] == whole]), results
+    whole = 1 if record.get("complete") else max(count.values())
+    return np.array([name for name in sets if count[name] >= whole]), results
 
 
 def table(record):
@@ -72,15 +78,16 @@ def table(record):
     if not record:
         return Markdown("*No stored run yet.*")
     names, results = complete(record)
-    found = {method: 100 * accuracies(results, names, method) for method in NAMES}
-    found = {method: values for method, values in found.items() if len(values)}
+    found = {method: by_set(results, names, method) for method in NAMES}
+    found = {method: values for method, values in found.items() if not np.isnan(values).all()}
     lines = [
         "| | " + " | ".join(NAMES[m] for m in found) + " |",
         "|---" + "|--:" * len(found) + "|",
     ]
     for i, name in enumerate([*names, "**mean**"]):
         row = [values[i] if i < len(names) else values.mean() for values in found.values()]
-        cells = [f"**{v:.1f}**" if v > max(row) - 1e-9 else f"{v:.1f}" for v in row]
+        best = np.nanmax(row) - 1e-9
+        cells = [f"**{v:.1f}**" if v > best else f"{v:.1f}".replace("nan", "–") for v in row]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return Markdown("\n".join(lines))
 

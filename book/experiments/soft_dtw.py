@@ -8,7 +8,7 @@
 - ``bias``: what minimises each loss to a series, started there; and the sign of the divergence.
 
 In the paper profile sets whose series are longer than 400 keep 100 training series for the first
-(OSULeaf has 200, the others have fewer); for the second all are taken.
+(OSULeaf has 200, the others have fewer); the second takes all, of sets with few enough cells.
 """
 
 from functools import partial
@@ -35,6 +35,10 @@ from diffopt.soft_dtw import (
 jax.config.update("jax_enable_x64", True)
 
 SMALL = ["GunPoint", "ItalyPowerDemand", "SyntheticControl"]
+LEFT_OUT = {"Car"}  # by the nearest neighbours: its mean alignments were wrong, and wait for a run
+# How many cells the tables of a training set with its centroids may have, in millions, for a set to
+# be fitted: by the sharp divergence, which takes derivatives of second order, and by the others.
+MOST_SHARP, MOST = 2.5, 25
 
 # The table of pairs that a unit needs -> the losses made of it: as it is, and as a divergence.
 FAMILIES = {
@@ -122,11 +126,12 @@ def run_neighbour(unit, settings):
 
 
 def neighbour_settings(profile):
-    """All sets and a wide grid, or two of them."""
+    """All sets but one and a wide grid, or two of them."""
     if profile == "paper":
         gammas = [10.0**k for k in range(-3, 4)]
         sizes = {"max_series": 100, "longest": 400, "max_test": None}
-        return {"datasets": sorted(TIME_SERIES), "gammas": gammas, "seed": 0, **sizes}
+        sets = sorted(set(TIME_SERIES) - LEFT_OUT)
+        return {"datasets": sets, "gammas": gammas, "seed": 0, **sizes}
     sizes = {"max_series": 24, "longest": 0, "max_test": 60}
     return {"datasets": SMALL[:2], "gammas": [0.1, 1.0, 10.0], "seed": 0, **sizes}
 
@@ -210,14 +215,32 @@ def run_centroid(unit, settings):
     return {"gamma": gamma, "validation": validation, "accuracy": accuracy}
 
 
+def cells(name):
+    """Count the cells of tables of all training series with one as long, in millions."""
+    series, _ = load_time_series(name, "train")
+    return len(series) * series.shape[1] ** 2 / 1e6
+
+
 def centroid_settings(profile):
-    """All sets and a wide grid, or one of them with four series of each class."""
+    """Most sets and a wide grid, or one of them with four series of each class."""
     if profile == "paper":
         gammas = [10.0**k for k in range(-3, 4)]
         sizes = {"per_class": None, "max_iter": 30, "max_test": None}
-        return {"datasets": sorted(TIME_SERIES), "gammas": gammas, "seed": 0, **sizes}
+        sets = [name for name in sorted(TIME_SERIES) if cells(name) <= MOST]
+        sharp = [name for name in sets if cells(name) <= MOST_SHARP]
+        return {"datasets": sets, "sharp": sharp, "gammas": gammas, "seed": 0, **sizes}
     sizes = {"per_class": 4, "max_iter": 10, "max_test": 60}
-    return {"datasets": SMALL[1:2], "gammas": [1.0], "seed": 0, **sizes}
+    return {"datasets": SMALL[1:2], "sharp": SMALL[1:2], "gammas": [1.0], "seed": 0, **sizes}
+
+
+def centroid_units(settings):
+    """Every method on every set, but the sharp divergence only on some."""
+    return [
+        f"{name}/{method}"
+        for name in settings["datasets"]
+        for method in CENTROID
+        if method != "sharp_divergence" or name in settings["sharp"]
+    ]
 
 
 @partial(jax.jit, static_argnames="method")
@@ -289,9 +312,7 @@ EXPERIMENTS = {
     ),
     "centroid": Experiment(
         centroid_settings,
-        lambda settings: [
-            f"{name}/{method}" for name in settings["datasets"] for method in CENTROID
-        ],
+        centroid_units,
         run_centroid,
     ),
     "bias": Experiment(
