@@ -1,7 +1,7 @@
 """Sweeps over tables of alignments, strip by strip: what :mod:`diffopt.kernels.alignments` runs.
 
 The weight of an alignment is the product of ``exp(-cost / gamma)`` over its cells. A table is cut
-into strips of :data:`_LANES` rows. A strip is swept along its anti-diagonals, the cells of which do
+into strips of :data:`LANES` rows. A strip is swept along its anti-diagonals, the cells of which do
 not depend on each other: one lane for each row, in vectors.
 
 Twelve diagonals make a block, and have a record of fourteen: the two before them come first. A
