@@ -17,6 +17,7 @@ import style
 from scipy.spatial import ConvexHull
 
 import diffopt
+from book.data import make_correlated
 from book.experiments import perturbed_paths
 from diffopt.soft_dtw import expected_alignment
 
@@ -139,6 +140,24 @@ def soft_dtw() -> plt.Figure:
     return figure
 
 
+def lasso() -> plt.Figure:
+    """The path of a Lasso of twelve features, and its knots."""
+    X, y, _ = make_correlated(40, 12, rho=0.5, num_nonzero=4, snr=2.0, signs=True, seed=3)
+    top = float(diffopt.lasso_max(X, y))
+    lams = np.linspace(1.05 * top, 0.002 * top, 800)
+    coef = np.asarray(diffopt.lasso_path(X, y, lams).solutions.coef)
+    sizes = np.sum((coef != 0) * 2 ** np.arange(coef.shape[1]), axis=1)
+    knots = lams[1:][np.diff(sizes) != 0] / top
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for knot in knots:
+        axes.axvline(knot, color=GREY, linewidth=0.8, linestyle=":")
+    order = np.argsort([-np.argmax(column != 0) for column in coef.T])
+    for k, j in enumerate(order[::-1]):
+        axes.plot(lams / top, coef[:, j], color=EPSILON(k / (len(order) - 1)), linewidth=2.2)
+    axes.set(xlabel=r"$\lambda / \lambda_{\max}$", ylabel="coefficients", xlim=(1.05, 0))
+    return figure
+
+
 def permutahedron() -> plt.Figure:
     """Soft ranks of four items: one path for each order, from a corner to the centre."""
     corners = np.array(list(permutations(range(1, 5))), dtype=float)
@@ -191,7 +210,7 @@ def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (sorting, fenchel_young, structured, perturbed, soft_dtw, permutahedron):
+        for draw in (sorting, fenchel_young, structured, perturbed, soft_dtw, lasso, permutahedron):
             path = IMAGES / f"{draw.__name__}.svg"
             draw().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)

@@ -104,6 +104,8 @@ PAPERS = (
         "lasso",
         "Implicit differentiation of the Lasso",
         "What is the gradient of a held-out error in the penalty?",
+        "Coefficients of a Lasso against the penalty: piecewise linear paths that leave zero one "
+        "after the other, with a dotted vertical line at each knot",
     ),
     Paper(
         "bertrand2022implicit",
