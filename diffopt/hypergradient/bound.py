@@ -28,6 +28,9 @@ which is :math:`G \ge R^2 / 2` for :math:`\kappa = 0`. It bounds :math:`R`, for 
 soon as :math:`\kappa^2 G` is small. With :math:`\mu` the smallest eigenvalue of :math:`H`,
 :math:`\|\hat\beta_S - \beta_S\| \le R / \sqrt\mu`; coordinate by coordinate, :math:`|\hat\beta_j -
 \beta_j| \le R \sqrt{(H^{-1})_{jj}}`. If no sign or bound lies that near, all signs are certified.
+Then the slope :math:`g` of the objective on the face, which vanishes at :math:`\hat\beta`, says
+more: integrated once along the segment, :math:`(1 - e^{-a}) / \kappa \le \|g\|_{H^{-1}}`, which is
+:math:`R \le \|g\|_{H^{-1}}` for :math:`\kappa = 0`. This bound is linear in the error.
 
 **The hypergradient.** Now both Jacobians solve :math:`H J = -B`, with what belongs to them. With
 :math:`\theta = e^a - 1`, which bounds the relative change of all second derivatives, and
@@ -49,8 +52,8 @@ and with :math:`M` a bound of the criterion's Hessian, and :math:`\dot\beta` the
 (the first term for a squared criterion; :math:`\sqrt{\dot\beta^\top M \dot\beta}\,
 \|H^{-1/2} M_{SS} H^{-1/2}\|^{1/2} R` for others). What is given is compared with
 :math:`J^\top \nabla \mathcal{C}(\beta)`, solved directly, and the distance added: it is the error
-of the linear system, or of an unfinished Jacobian. As :math:`R` is O(:math:`\sqrt G`), so is the
-bound.
+of the linear system, or of an unfinished Jacobian. As :math:`R` is of the order of the error of
+the solution, so is the bound.
 """
 
 import functools
@@ -130,7 +133,7 @@ def hypergradient_error_bound(criterion, model, lam, result):
     .. math::
 
         |g - \nabla_\lambda \mathcal{C}(\hat\beta(\lambda))| \le \mathrm{error} =
-        O(\sqrt{\mathrm{gap}})
+        O(\|\hat\beta - \beta\|)
 
     Parameters
     ----------
@@ -305,6 +308,7 @@ def _bound(fit, view, gap):
     radius, theta = _radius(fit, half, gap)
     if not (np.isfinite(radius) and _identified(fit, half, gap, radius)):
         return *nothing, mu, False
+    radius, theta = _refined(fit, half, radius, theta)
     J = _jacobian(fit, half)
     grad = view.slope @ J + view.moved_slope
     error = _propagate(fit, half, J, view, radius, theta)
@@ -326,7 +330,7 @@ def _radius(fit, half, gap):
     radius = np.sqrt(2 * gap)
     if fit.loss == "squared" or gap == 0:
         return radius, 0.0
-    kappa = np.max(np.abs(fit.y) * np.linalg.norm(fit.X @ half.T, axis=1), initial=0)
+    kappa = _kappa(fit, half)
     a = target = kappa**2 * gap
     if target > 0.2:
         return np.inf, np.inf
@@ -335,6 +339,28 @@ def _radius(fit, half, gap):
         a = np.sqrt(2 * target * np.exp(a))  # then the integral is at least a^2 exp(-a) / 2
     a *= _SLACK
     return (a / kappa if kappa > 0 else radius), np.expm1(a)
+
+
+def _kappa(fit, half):
+    return np.max(np.abs(fit.y) * np.linalg.norm(fit.X @ half.T, axis=1), initial=0)
+
+
+def _refined(fit, half, radius, theta):
+    """The same two bounds, from the slope that the objective has on the certified face."""
+    l1, ridge, _, _, tilt = (row[fit.free] for row in fit.penalty)
+    beta = fit.coef[fit.free]
+    parts = np.stack([fit.products[fit.free], tilt, ridge * beta, np.sign(beta) * l1])
+    slope, scale = parts.sum(axis=0), np.abs(parts).max(axis=0)
+    if fit.fit_intercept:
+        slope, scale = np.append(slope, fit.r.sum()), np.append(scale, np.abs(fit.r).sum())
+    size = np.linalg.norm(half @ slope) + 4 * np.finfo(float).eps * np.linalg.norm(half @ scale)
+    if fit.loss != "squared":
+        kappa = _kappa(fit, half)
+        if kappa * size >= 1:
+            return radius, theta
+        size = -np.log1p(-kappa * size) / kappa if kappa > 0 else size
+        theta = min(theta, np.expm1(kappa * size))
+    return min(radius, size), theta
 
 
 def _identified(fit, half, gap, radius):
