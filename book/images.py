@@ -158,6 +158,24 @@ def lasso() -> plt.Figure:
     return figure
 
 
+def nonsmooth_learning() -> plt.Figure:
+    """The dual variables of seven items of a support vector machine, as C grows."""
+    X, y = np.random.default_rng(4).normal(size=(7, 2)), np.array([1, 1, 1, 1, -1, -1, -1])
+    X += 0.5 * y[:, None]
+    C = np.geomspace(0.03, 30, 401)
+    v = np.stack([np.asarray(diffopt.svm(X, y, c).dual) for c in C])
+    free = (v > 1e-7) & (v < C[:, None] - 1e-7)
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes.loglog(C, C, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="bound C")
+    axes.loglog(C, np.where(v > 1e-7, v, np.nan), color=COLORS[0], linewidth=1.4)
+    axes.loglog(C, np.where(free, v, np.nan), color=COLORS[2], linewidth=2.8)
+    axes.plot([], color=COLORS[0], linewidth=1.4, label="at the bound")
+    axes.plot([], color=COLORS[2], linewidth=2.8, label="free")
+    axes.set(xlabel="C", ylabel="dual variable", ylim=(0.02, 40))
+    axes.legend(loc="upper left", labelcolor=GREY)
+    return figure
+
+
 def permutahedron() -> plt.Figure:
     """Soft ranks of four items: one path for each order, from a corner to the centre."""
     corners = np.array(list(permutations(range(1, 5))), dtype=float)
@@ -210,7 +228,8 @@ def _view(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
-        for draw in (sorting, fenchel_young, structured, perturbed, soft_dtw, lasso, permutahedron):
+        drawings = (sorting, fenchel_young, structured, perturbed, soft_dtw, lasso)
+        for draw in (*drawings, nonsmooth_learning, permutahedron):
             path = IMAGES / f"{draw.__name__}.svg"
             draw().savefig(path, metadata={"Date": None, "Creator": None})
             print(path)

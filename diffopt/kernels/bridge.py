@@ -38,8 +38,6 @@ from diffopt.kernels import (
 )
 
 _MODULES = (alignments, blocks, chains, coordinates, faces, graphs, jacobians, native, sweeps)
-
-_MODULES = (alignments, blocks, chains, coordinates, faces, graphs, jacobians, native)
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 
