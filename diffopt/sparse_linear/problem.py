@@ -166,13 +166,21 @@ def _solve_jvp(flags, primals, tangents):
 
 
 def knot_margin(problem, coef, gradient):
-    """Relative distance of a solution to the nearest change of its support."""
-    slack = problem.l1 - jnp.abs(gradient + problem.tilt)
-    scale = jnp.where(problem.l1 > 0, problem.l1, 1)
-    outside = jnp.where((coef == 0) & (problem.l1 > 0), slack / scale, 1)
+    """Relative distance of a solution to the nearest change of what rests at a corner or bound."""
+    l1, low, high = problem.l1, problem.low, problem.high
+    slope = gradient + problem.tilt + problem.ridge * coef
+    scale = jnp.maximum(jnp.abs(gradient), jnp.abs(problem.tilt))
+    side = jnp.where(coef == 0, jnp.where(coef <= low, 1, -1), jnp.sign(coef))
+    force = slope + l1 * side
+    at_bound = jnp.where(coef <= low, force, -force) / jnp.where(scale > 0, scale, 1)
+    at_zero = (l1 - jnp.abs(slope)) / jnp.where(l1 > 0, l1, 1)
     size = jnp.abs(coef).max(initial=0)
-    inside = jnp.where(coef != 0, jnp.abs(coef) / jnp.where(size > 0, size, 1), 1)
-    return jnp.clip(jnp.minimum(outside, inside).min(initial=1), 0, 1)
+    room = jnp.minimum(coef - low, high - coef)
+    room = jnp.where(l1 > 0, jnp.minimum(jnp.abs(coef), room), room)
+    free = room / jnp.where(size > 0, size, 1)
+    inside = jnp.where((coef == 0) & (l1 > 0), at_zero, free)
+    margin = jnp.where((low < coef) & (coef < high), inside, at_bound)
+    return jnp.clip(jnp.where(low == high, 1, margin).min(initial=1), 0, 1)
 
 
 # --- the derivative -----------------------------------------------------------------------------
