@@ -193,7 +193,7 @@ def bench_table():
     return Markdown("\n".join(lines))
 
 
-def cost_of_gradient(numbers, rounds=5):
+def cost_of_gradient(numbers, rounds=3):
     """Time of value and gradient over that of the value, in reverse and in forward mode."""
     X, y, _ = make_correlated(300, 256, num_nonzero=40, rho=0.3)
     labels = np.sign(y)
