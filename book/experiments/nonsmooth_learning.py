@@ -251,7 +251,7 @@ def methods_settings(profile):
         "problems": ["lasso/correlated", "logistic/imdb"] if paper else ["lasso/correlated"],
         "share": 0.1,
         "num_texts": 2000,
-        "tols": [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8] if paper else [1e-4, 1e-8],
+        "tols": [1e-3, 1e-4, 1e-5, 1e-6, 1e-8] if paper else [1e-4, 1e-8],
         "max_iter": 1500,
         "rounds": 2 if paper else 1,
         "seed": 0,
@@ -304,8 +304,8 @@ def search_settings(profile):
     """Problems with the least, first and largest penalty, as a share of what makes all zero."""
     problems = {
         "logistic/imdb": [1e-3, 0.1, 1.0],
-        "cv/leukemia": [1e-3, 0.1, 1.0],
-        "svm/cancer": [1e-4, 0.1, 10.0],
+        "cv/leukemia": [1e-4, 0.1, 1.0],
+        "svm/cancer": [1e-4, 1e-3, 10.0],
         "cv/correlated": [1e-3, 0.1, 1.0],
         "cv/diabetes": [1e-3, 0.1, 1.0],
     }
