@@ -86,7 +86,7 @@ def bound(record):
         ax.loglog(ends, ends, color=style.GREY, linewidth=1)
         ax.set(title=TITLES[name], xlim=(1e-14, 10), ylim=(1e-15, 1e4))
     fig.supxlabel("error of the solution", fontsize=10)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     plt.show()
 
 
@@ -138,7 +138,7 @@ def _steps(ax, method, values, least):
 
 def _legend(fig, ax):
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
 
 
 def search_table(record):

@@ -16,6 +16,8 @@ from book.experiments import (
     fenchel_young,
     fenchel_young_claims,
     linear,
+    nonsmooth_learning,
+    nonsmooth_learning_claims,
     perturbed,
     perturbed_claims,
     perturbed_paths,
@@ -30,6 +32,8 @@ from book.experiments import (
 from book.experiments.lbfgs import minimize_batch
 from diffopt import oracles
 from diffopt.classifier import FenchelYoungClassifier
+from diffopt.hypergradient import HeldOut
+from diffopt.sparse_linear import ElasticNet
 from diffopt.structured import Birkhoff, Cube, OrderSimplex, Permutahedron
 
 CHAPTERS = sorted(
@@ -368,6 +372,32 @@ def test_centroids_of_the_mean_classify_what_is_apart():
     assert soft_dtw.centroid_accuracy("euclidean", 1.0, part, part, 5) == 1
 
 
+def test_pass_matrix_is_the_derivative_of_a_pass():
+    rng = np.random.default_rng(15)
+    X, lam = rng.normal(size=(20, 3)), np.array([0.05, 0.2])
+    y = X @ [1.0, -2.0, 3.0] + rng.normal(size=20)
+    criterion = HeldOut(X, y, X, y)
+    M = nonsmooth_learning.pass_matrix(criterion, ElasticNet(), lam, np.array([1.0, -2.0, 3.0]))
+
+    def one_pass(beta):
+        for j in range(3):
+            step = 20 / (X[:, j] @ X[:, j])
+            u = beta[j] - step * X[:, j] @ (X @ beta - y) / 20
+            beta = beta.copy()
+            beta[j] = np.sign(u) * max(abs(u) - step * lam[0], 0) / (1 + step * lam[1])
+        return beta
+
+    start = np.array([1.0, -2.0, 3.0])
+    moved = [(one_pass(start + e) - one_pass(start - e)) / 2e-4 for e in 1e-4 * np.eye(3)]
+    np.testing.assert_allclose(M, np.transpose(moved), atol=1e-8)
+
+
+def test_measured_rate_is_that_of_a_geometric_sequence():
+    passes = np.arange(1, 60)
+    found = {"passes": passes, "identified": 10, "solution": 3 * 0.8**passes}
+    assert nonsmooth_learning_claims.measured_rate(found, "solution") == pytest.approx(0.8)
+
+
 def folded(values, **others):
     """A result with nearly the same value in ten folds."""
     noise = 1e-4 * np.arange(10)
@@ -453,12 +483,36 @@ def test_verdicts_on_accuracy_need_a_significant_gain():
         assert judged(soft_dtw_claims, "centroid", settings, results(gain)) == [expected]
 
 
+def test_verdicts_on_search_count_evaluations_and_seconds():
+    settings = {"problems": {"cv/correlated": [], "cv/diabetes": []}}
+
+    def results(quick):
+        found = {}
+        for name in settings["problems"]:
+            for method, count in (("grad", quick), ("grid", 6), ("random0", 8), ("random1", 10)):
+                values = np.r_[np.full(count - 1, 2.0), np.ones(12 - count)]
+                found[f"{name}/{method}"] = {
+                    "values": values.tolist(),
+                    "value": 1.0,
+                    "seconds": np.arange(11.0).tolist(),
+                }
+        return found
+
+    judge = nonsmooth_learning_claims.judge_two
+    for quick, expected in ((3, "reproduced"), (7, "not reproduced")):
+        found = judge(results(quick), {"settings": settings})
+        assert found["verdict"] == expected
+        assert f"gradients {quick} in" in found["our_number"]
+        assert "random 9 in 8.00 s (2 of 2 runs)" in found["our_number"]
+
+
 def test_unfinished_experiments_make_no_claim():
     record = {"settings": {}, "units": {}, "complete": False}
     records = {"matrices": record, "solvers": record, "paths": record}
     for module in (structured_claims, fenchel_young_claims, perturbed_claims):
         assert module.claims({}) == module.claims(records) == []
-    for module in (structured_claims, fenchel_young_claims, soft_dtw_claims):
+    modules = (structured_claims, fenchel_young_claims, soft_dtw_claims, nonsmooth_learning_claims)
+    for module in modules:
         assert module.claims({}) == module.claims({"matrices": record, "solvers": record}) == []
 
 
