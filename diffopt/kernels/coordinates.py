@@ -708,34 +708,46 @@ def _minimise_model(A, work, coef, d, rho, P, fit, squares, known, places, gram)
 
 
 @_jit
+def _kth_largest(x, k):
+    """The k-th largest item, by Hoare's selection, which moves items around."""
+    lo, hi = 0, x.size - 1
+    while lo < hi:
+        pivot, i, j = x[(lo + hi) >> 1], lo, hi
+        while i <= j:
+            while x[i] > pivot:
+                i += 1
+            while x[j] < pivot:
+                j -= 1
+            if i <= j:
+                x[i], x[j] = x[j], x[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            hi = j
+        elif k - 1 >= i:
+            lo = i
+        else:
+            break
+    return x[k - 1]
+
+
+@_jit
 def _choose(P, coef, u):
     """Choose a working set: free coordinates, and as many that violate, or nearly violate."""
     p = P.l1.size
-    excess, chosen, count = np.empty(p), np.zeros(p, np.uint8), 0
-    low, high = np.inf, -np.inf
+    excess, others, chosen, count = np.empty(p), np.empty(p), np.zeros(p, np.uint8), 0
     for j in range(p):
-        excess[j] = _violation(P, j, coef[j], u[j])
         if _is_free(P, j, coef[j]):
             chosen[j] = 1
+        else:
+            excess[j] = others[count] = _violation(P, j, coef[j], u[j])
             count += 1
-        else:
-            low, high = min(low, excess[j]), max(high, excess[j])
-    wanted = min(max(count, 16 - count), p - count)
-    cut = low
-    for _ in range(60):  # bisect for a threshold that admits about so many
-        above = 0
+    wanted = min(max(p - count, 16 - (p - count)), count)
+    if wanted > 0:
+        cut = _kth_largest(others[:count], wanted)
         for j in range(p):
-            above += chosen[j] == 0 and excess[j] >= cut
-        if above < wanted:
-            high = cut
-        elif above > 1.1 * wanted:
-            low = cut
-        else:
-            break
-        cut = 0.5 * (low + high)
-    for j in range(p):
-        if excess[j] >= cut:
-            chosen[j] = 1
+            if chosen[j] == 0 and excess[j] >= cut:
+                chosen[j] = 1
     return _where(chosen, p)
 
 
