@@ -175,6 +175,8 @@ def multiclass(record):
             linewidth=width, label=label,
         )  # fmt: skip
     ax.set(xlabel="evaluations", ylabel="held-out cross-entropy", yscale="log")
+    ax.set_yticks([0.2, 0.3, 0.5, 1, 2], ["0.2", "0.3", "0.5", "1", "2"])
+    ax.minorticks_off()
     _legend(fig, ax)
     plt.show()
 

@@ -112,8 +112,8 @@ PAPERS = (
         "nonsmooth_learning",
         "Non-smooth convex learning",
         "How wrong is a hypergradient when the solver stops early?",
-        "Dual variables of seven items of a support vector machine against C: each climbs along "
-        "its bound, leaves it for a thick free stretch, and ends at a level or at zero",
+        "Dual variables of a support vector machine against C, logarithmic: all climb along their "
+        "common bound; three leave it on thick free curves, one of which falls to zero",
     ),
     Paper(
         "carr2021self",
