@@ -154,6 +154,10 @@ def lasso_max(X, y, *, weights=None, fit_intercept=False):
     -------
     array of shape []
 
+    Notes
+    -----
+    O(np). With an intercept y is centred first. Chapter: :ref:`lasso`.
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -204,6 +208,11 @@ def lasso_path(
     -------
     Path
         The penalties and the solutions.
+
+    Notes
+    -----
+    Along a path the next solution is near, so that a few iterations find it. Chapter:
+    :ref:`lasso`.
 
     Examples
     --------
