@@ -13,6 +13,7 @@ The paper's text collections are not to be had without a network; film reviews s
 """
 
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -85,6 +86,7 @@ def bayesian_search(rng, criterion, model, num, bounds, first=4):
     tuple of arrays
         The penalties, the criterion at each, and the seconds since the start.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
@@ -96,9 +98,10 @@ def bayesian_search(rng, criterion, model, num, bounds, first=4):
         if len(rows) >= first:
             values = np.array([row[1] for row in rows])
             process = GaussianProcessRegressor(kernel, normalize_y=True)
-            mean, deviation = process.fit(np.array(places)[:, None], values).predict(
-                grid[:, None], return_std=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # bounds of the kernel, reached
+                process.fit(np.array(places)[:, None], values)
+            mean, deviation = process.predict(grid[:, None], return_std=True)
             gain = values.min() - mean
             ratio = gain / np.maximum(deviation, 1e-12)
             places.append(grid[np.argmax(gain * norm.cdf(ratio) + deviation * norm.pdf(ratio))])
