@@ -274,6 +274,8 @@ def test_wrong_arguments():
         group_lasso(X, Y[:, 0], 0.1, GROUPS[:-1])
     with pytest.raises(ValueError, match="lam must hold a number for each"):
         multitask_lasso(X, Y, np.ones(3))
+    with pytest.raises(ValueError, match="groups must lie in"):
+        group_lasso(X, Y[:, 0], np.ones(2), GROUPS)
     with pytest.raises(ValueError, match="y must have shape"):
         group_lasso(X, Y, 0.1, GROUPS)
     with pytest.raises(ValueError, match="Y and weights must have shapes"):

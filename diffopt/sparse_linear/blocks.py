@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffopt.checks import check_choice
+from diffopt.checks import check_choice, check_range
 from diffopt.kernels import Kernel, proximal_blocks
 from diffopt.sparse_linear.design import SparseDesign, matvec, rmatvec
 
@@ -168,12 +168,16 @@ def _entries(problem, penalty, num_groups):
     if penalty == "l1":
         lam = jnp.repeat(jnp.broadcast_to(lam, (p,)), k)
         return _Entries(X, Y, weights, lam, jnp.arange(p * k, dtype=jnp.int32))
-    groups = jnp.arange(p, dtype=jnp.int32) if groups is None else jnp.asarray(groups, jnp.int32)
+    if groups is None:
+        groups, num_groups = jnp.arange(p, dtype=jnp.int32), p
+    groups = jnp.asarray(groups, jnp.int32)
     if groups.shape != (p,):
         raise ValueError(f"groups must have shape {(p,)}, as X has {p} columns, got {groups.shape}")
     size = num_groups or (lam.size if lam.ndim else p)
     if lam.ndim and lam.size != size:
         raise ValueError(f"lam must hold a number for each of {size} groups, got {lam.shape}")
+    check_range(groups, 0, size - 1, "groups")
+    groups = jnp.clip(groups, 0, size - 1)  # what is traced cannot be checked
     return _Entries(X, Y, weights, jnp.broadcast_to(lam, (size,)), jnp.repeat(groups, k))
 
 
