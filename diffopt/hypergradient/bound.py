@@ -151,7 +151,7 @@ def hypergradient_error_bound(criterion, model, lam, result):
 
     Notes
     -----
-    The derivation is that of :mod:`diffopt.hypergradient.bound`. Rounding errors are not bounded,
+    The derivation stands at the head of the source file. Rounding errors are not bounded,
     nor, with an intercept, is what its equation lacks: both are of the order of the precision.
     Costs O(n p + n s^2 + s^3) for s free coefficients, on the host, in double precision.
 

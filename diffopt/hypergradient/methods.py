@@ -81,7 +81,7 @@ def hypergradient(criterion, model, lam, *, method="implicit", tol=1e-8, max_ite
     criterion : HeldOut, CrossValidation or SURE
         What is differentiated.
     model : Model
-        One of :mod:`diffopt.sparse_linear`.
+        One of the models of `diffopt.sparse_linear`.
     lam : float, or array of shape [k]
         The hyperparameters, as the model takes them.
     method : {"implicit", "implicit_forward", "forward", "backward"}, default "implicit"

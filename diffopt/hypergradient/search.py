@@ -209,7 +209,7 @@ def grad_search(
     criterion : HeldOut, CrossValidation or SURE
         What is minimised.
     model : Model
-        One of :mod:`diffopt.sparse_linear`.
+        One of the models of `diffopt.sparse_linear`.
     lam0 : float, or array of shape [k]
         Where to start.
     optimizer : {"line_search", "adaptive", "adam"}, default "line_search"

@@ -18,7 +18,7 @@ def fit(model, X, y, lam, *, weights=None, init=None, tol=1e-10, max_iter=10_000
     Parameters
     ----------
     model : Model
-        One of :mod:`diffopt.sparse_linear.models`.
+        One of the models of `diffopt.sparse_linear`.
     X : array, sparse matrix of SciPy, or SparseDesign, of shape [n, p]
         The features.
     y : array of shape [n]
