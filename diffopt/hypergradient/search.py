@@ -402,11 +402,12 @@ def grid_search(
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> from diffopt.hypergradient import HeldOut, grid_search
     >>> from diffopt.sparse_linear import Lasso
     >>> X, y = jnp.eye(2), jnp.array([4.0, 1.0])
     >>> found = grid_search(HeldOut(X, y, X, jnp.array([3.0, 0.0])), Lasso(), [1.0, 0.5, 0.1])
-    >>> print(found.lam, found.history.value)
+    >>> print(found.lam, np.round(np.asarray(found.history.value, float), 4))
     0.5 [0.5  0.   0.64]
     """
     criterion.check(model)
