@@ -14,34 +14,38 @@ Scores and what belongs to them are arrays of shape [k, n]. The design and its p
 import collections
 import math
 
-import numba
 import numpy as np
 
-from diffopt.kernels.coordinates import (
-    _add,
+from diffopt.kernels.designs import (
     _all_products,
-    _copy,
     _copy_columns,
     _dense,
     _Design,
-    _dot,
-    _fill,
-    _jit,
     _product,
     _scores,
-    _sigmoid,
     _sparse,
     _square,
-    _sum,
-    _where,
     _whole,
     _wide,
 )
+from diffopt.kernels.objectives import (
+    _LOGISTIC,
+    _SQUARED,
+    _sigmoid,
+)
+from diffopt.kernels.vectors import (
+    _add,
+    _copy,
+    _dot,
+    _fill,
+    _inline,
+    _jit,
+    _leaf,
+    _sum,
+    _where,
+)
 
-# Put into the caller before it is compiled: every level of calls has its callees optimised anew.
-_inline = numba.njit(error_model="numpy", inline="always")
-
-_SQUARED, _LOGISTIC, _MULTINOMIAL = 0, 1, 2
+_MULTINOMIAL = 2  # after `_SQUARED` and `_LOGISTIC`
 _PASSES = 50  # over one working set, at most
 _PATIENCE = 10  # iterations without a smaller gap before rounding is taken for the cause
 
@@ -70,12 +74,12 @@ def _sort_entries(labels, lam, k):
     return _Groups(lam, entries, starts, k)
 
 
-@_jit
+@_inline
 def _members(G, g):
     return G.entries[G.starts[g] : G.starts[g + 1]]
 
 
-@_jit
+@_leaf
 def _norm(members, x):
     total = 0.0
     for e in members:
@@ -83,7 +87,7 @@ def _norm(members, x):
     return math.sqrt(total)
 
 
-@_jit
+@_leaf
 def _violation(lam, members, coef, u):
     """Distance of minus the gradient of a group to the subdifferential of its penalty."""
     size = _norm(members, coef)
@@ -98,7 +102,7 @@ def _violation(lam, members, coef, u):
 # --- the loss -----------------------------------------------------------------------------------
 
 
-@_jit
+@_leaf
 def _top(Z, i):
     top = Z[0, i]
     for c in range(1, Z.shape[0]):
@@ -106,7 +110,7 @@ def _top(Z, i):
     return top
 
 
-@_jit
+@_leaf
 def _slopes(loss, Z, Y, weights, R, C):
     """Write derivatives of the weighted losses into R, and second derivatives."""
     k, n = Z.shape
@@ -130,7 +134,7 @@ def _slopes(loss, Z, Y, weights, R, C):
                 C.D[c, i] = weights[i] * y * y * share * (1 - share)
 
 
-@_jit
+@_leaf
 def _objective(loss, Z, Y, weights, G, coef):
     k, n = Z.shape
     total = 0.0
@@ -156,7 +160,7 @@ def _objective(loss, Z, Y, weights, G, coef):
     return total
 
 
-@_jit
+@_leaf
 def _conjugate_term(loss, scale, c, i, Z, Y, weights, R, C):
     """Excess of the loss over its linear bound by the scaled dual point, for one score."""
     w = weights[i]
@@ -181,7 +185,7 @@ def _conjugate_term(loss, scale, c, i, Z, Y, weights, R, C):
     return mass * max(share * ((1 + t) * math.log1p(t) - t), 0.0)
 
 
-@_jit
+@_leaf
 def _gap(loss, Z, Y, weights, R, C, G, coef, u):
     """Duality gap, as a sum of terms none of which is negative; the dual point is R, scaled."""
     (k, n), pk, scale, gap = Z.shape, G.entries.size, 1.0, 0.0
@@ -209,16 +213,16 @@ def _gap(loss, Z, Y, weights, R, C, G, coef, u):
 # --- the model ----------------------------------------------------------------------------------
 
 
-@_jit
+@_leaf
 def _add_column(A, j, step, out):
     if A.X.size:
-        _add(step, A.columns[A.slots[j] * out.size : (A.slots[j] + 1) * out.size], out)
+        _add(step, A.columns[A.slots[j]], out)
         return
     for t in range(A.starts[j], A.starts[j + 1]):
         out[A.rows[t]] += step * A.data[t]
 
 
-@_jit
+@_leaf
 def _combine(A, members, x, k, V):
     """Write the scores of entries `members`, of values x, into V."""
     pk = A.slots.size * k
@@ -233,7 +237,7 @@ def _combine(A, members, x, k, V):
             _add_column(A, e // k, x[m], V[e % k])
 
 
-@_jit
+@_leaf
 def _curve(C, V):
     """Multiply scores by the second derivatives, in place; return the quadratic form."""
     (k, n), total = V.shape, 0.0
@@ -256,13 +260,13 @@ def _curve(C, V):
     return total
 
 
-@_jit
+@_leaf
 def _entry_product(A, e, k, V):
     pk = A.slots.size * k
     return _sum(V[e - pk]) if e >= pk else _product(A, e // k, V[e % k])
 
 
-@_jit
+@_leaf
 def _diagonal(A, e, k, C, d):
     """Second derivative of the loss along one entry; d is room for the weights of the items."""
     pk = A.slots.size * k
@@ -273,20 +277,19 @@ def _diagonal(A, e, k, C, d):
     return _sum(d) if e >= pk else _square(A, e // k, d)
 
 
-@_jit
+@_leaf
 def _increase(rho, V):
     for c in range(V.shape[0]):
         _add(1.0, V[c], rho[c])
 
 
-@_jit
-def _step_group(A, members, lam, bound, coef, rho, C, k, slope, V):
+@_leaf
+def _step_group(A, members, lam, bound, coef, rho, C, k, slope, step, V):
     """Make a proximal step on one group; return the violation before, and the bound it took."""
     s = members.size
     for m in range(s):
         slope[members[m]] = _entry_product(A, members[m], k, rho)
     violation = _violation(lam, members, coef, slope)
-    step = np.empty(s)
     for _ in range(40):
         size = 0.0
         for m in range(s):
@@ -310,10 +313,10 @@ def _step_group(A, members, lam, bound, coef, rho, C, k, slope, V):
     return violation, bound
 
 
-@_jit
-def _pass(A, G, work, bounds, coef, rho, C, fit, slope, V):
+@_leaf
+def _pass(A, G, work, intercepts, bounds, coef, rho, C, slope, step, V):
     """Step once on every group; return the largest violation and whether the support changed."""
-    worst, changed, pk = 0.0, False, G.entries.size
+    worst, changed = 0.0, False
     for g in work:
         members = _members(G, g)
         if bounds[g] == 0:  # the loss does not depend on the group
@@ -322,16 +325,14 @@ def _pass(A, G, work, bounds, coef, rho, C, fit, slope, V):
             continue
         there = _norm(members, coef) > 0
         violation, bounds[g] = _step_group(
-            A, members, G.lam[g], bounds[g], coef, rho, C, G.k, slope, V
+            A, members, G.lam[g], bounds[g], coef, rho, C, G.k, slope, step, V
         )
         worst = max(worst, violation)
         changed |= there != (_norm(members, coef) > 0)
-    if fit:
-        members = np.arange(pk, pk + G.k)
-        bound = bounds[G.lam.size]
-        if bound > 0:
-            violation, bound = _step_group(A, members, 0.0, bound, coef, rho, C, G.k, slope, V)
-            worst, bounds[G.lam.size] = max(worst, violation), bound
+    bound = bounds[G.lam.size]
+    if intercepts.size and bound > 0:
+        violation, bound = _step_group(A, intercepts, 0.0, bound, coef, rho, C, G.k, slope, step, V)
+        worst, bounds[G.lam.size] = max(worst, violation), bound
     return worst, changed
 
 
@@ -374,7 +375,7 @@ def _unit(starts, x):
     return y
 
 
-@_jit
+@_leaf
 def _hessian(A, members, starts, ratio, unit, C, k, x, V, out):
     """Multiply by the Hessian of the model and the penalty."""
     _combine(A, members, x, k, V)
@@ -461,7 +462,7 @@ def _newton(A, G, work, coef, rho, C, fit, V):
             step[m] *= 0.5
 
 
-@_jit
+@_leaf
 def _shorten(starts, ratio, unit, old, step, change):
     """Write the step into `change`, but stop at zero; return the rise of the penalty, and it."""
     rise, total = 0.0, 0.0
@@ -512,7 +513,7 @@ def _choose(G, coef, u):
     return work[:found]
 
 
-@_jit
+@_leaf
 def _bound_groups(A, G, work, C, fit, bounds, room):
     """Start the bound of the curvature of each group at the largest second derivative."""
     pk = G.entries.size
@@ -549,9 +550,10 @@ def _gradient(A, R, fit, u):
 @_jit
 def _minimise_model(A, G, work, bounds, coef, rho, C, fit, tol, V):
     """Minimise the model on a working set; return the number of passes."""
-    slope = np.empty(coef.size)
+    slope, step, pk = np.empty(coef.size), np.empty(coef.size), G.entries.size
+    intercepts = np.arange(pk, pk + G.k if fit else pk)
     for made in range(_PASSES):
-        worst, changed = _pass(A, G, work, bounds, coef, rho, C, fit, slope, V)
+        worst, changed = _pass(A, G, work, intercepts, bounds, coef, rho, C, slope, step, V)
         if worst <= tol:
             return made + 1
         if not changed or made % 5 == 4:

@@ -30,14 +30,18 @@ from diffopt.kernels import (
     blocks,
     chains,
     coordinates,
+    designs,
     faces,
     graphs,
     jacobians,
     native,
+    objectives,
     sweeps,
+    vectors,
 )
 
-_MODULES = (alignments, blocks, chains, coordinates, faces, graphs, jacobians, native, sweeps)
+_MODULES = (alignments, blocks, chains, coordinates, faces, graphs, jacobians, native)
+_PARTS = (designs, objectives, sweeps, vectors)  # what kernels are made of
 _HANDLERS: dict = {}  # name of a target -> its compiled handler, which must stay alive
 _LOCK = threading.Lock()
 
@@ -106,7 +110,7 @@ def _load(key, source):
 
     The file's name changes with all that the machine code depends on.
     """
-    files = [__file__, *(str(m.__file__) for m in (*_MODULES, sweeps))]
+    files = [__file__, *(str(m.__file__) for m in (*_MODULES, *_PARTS))]
     text = "".join([source, *(Path(file).read_text() for file in files)])
     digest = hashlib.sha256(f"{text}{numba.__version__}".encode()).hexdigest()[:16]
     here, home = Path(__file__).parent / "__pycache__", Path("~/.cache/diffopt").expanduser()

@@ -11,430 +11,57 @@ A dense design is read by rows; columns of the working set are copied once, side
 :mod:`diffopt.kernels.native`, imported by the bridge alone.
 """
 
-import collections
 import math
 
-import numba
 import numpy as np
-from numba.extending import overload
 
-_jit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_fast = numba.njit(
-    error_model="numpy",
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    fastmath={"reassoc", "contract", "nsz"},
+from diffopt.kernels.designs import (
+    _all_products,
+    _combine,
+    _copy_columns,
+    _dense,
+    _move,
+    _product,
+    _scores,
+    _sparse,
+    _square,
+    _wide,
+)
+from diffopt.kernels.objectives import (
+    _LOGISTIC,
+    _SQUARED,
+    _conjugate_point,
+    _gap,
+    _is_free,
+    _objective,
+    _Penalty,
+    _prox,
+    _slopes,
+    _value,
+    _violation,
+)
+from diffopt.kernels.vectors import (
+    _add,
+    _cholesky,
+    _copy,
+    _dot,
+    _eight_dots,
+    _fill,
+    _inline,
+    _jit,
+    _leaf,
+    _substitute,
+    _sum,
+    _where,
 )
 
-_SQUARED, _LOGISTIC = 0, 1
 _DIRECT = 2000  # up to so many free coordinates, Newton's equations are factorised
-_JITTER = 1e-13  # relative, on the diagonal of what is factorised
 _PROXIMAL = 1e-6  # relative, on the diagonal where there are more coordinates than items
 _PASSES = 50  # of coordinate descent on one working set, at most
 _PATIENCE = 10  # iterations without any progress before rounding is taken for the cause
 
-# X is dense, by rows, or empty; `data`, `rows` and `starts` are compressed columns. `columns` are
-# copies of dense columns, that of feature j in the slot ``slots[j]``, if that is not negative.
-_Design = collections.namedtuple("_Design", "X data rows starts columns slots")
-_Penalty = collections.namedtuple("_Penalty", "l1 ridge low high tilt")
-
-
-# --- vectors ------------------------------------------------------------------------------------
-
-
-# Views, not offsets, let the loops be vectorised.
-
-
-@_fast
-def _dot(x, y):
-    total = 0.0
-    for k in range(x.size):
-        total += x[k] * y[k]
-    return total
-
-
-@_fast
-def _sum(x):
-    total = 0.0
-    for k in range(x.size):
-        total += x[k]
-    return total
-
-
-@_jit
-def _copy(x, out):
-    """Copy x to the front of `out`."""
-    for k in range(x.size):
-        out[k] = x[k]
-
-
-@_jit
-def _fill(out, value):
-    for k in range(out.size):
-        out[k] = value
-
-
-@_jit
-def _where(mask, size):
-    """The places below `size` where a mask is not zero."""
-    count = 0
-    for j in range(size):
-        count += mask[j] != 0
-    places = np.empty(count, np.int64)
-    count = 0
-    for j in range(size):
-        if mask[j] != 0:
-            places[count] = j
-            count += 1
-    return places
-
-
-@_fast
-def _eight_dots(a, b, c, d, x, y):
-    """Products of four vectors with two."""
-    p = q = r = s = t = u = v = w = 0.0
-    for k in range(x.size):
-        p += a[k] * x[k]
-        q += b[k] * x[k]
-        r += c[k] * x[k]
-        s += d[k] * x[k]
-        t += a[k] * y[k]
-        u += b[k] * y[k]
-        v += c[k] * y[k]
-        w += d[k] * y[k]
-    return p, q, r, s, t, u, v, w
-
-
-@_fast
-def _weighted_square(x, d):
-    total = 0.0
-    for k in range(x.size):
-        total += d[k] * x[k] * x[k]
-    return total
-
-
-@_fast
-def _add_weighted(step, d, x, out):
-    for k in range(x.size):
-        out[k] += step * d[k] * x[k]
-
-
-@_fast
-def _add(step, x, out):
-    for k in range(x.size):
-        out[k] += step * x[k]
-
-
-@_fast
-def _add_four(a, b, c, d, w, x, y, z, out):
-    for k in range(w.size):
-        out[k] += (a * w[k] + b * x[k]) + (c * y[k] + d * z[k])
-
-
-@_jit
-def _line(a, i, size):
-    """Row i of a matrix that is stored as a vector."""
-    return a[i * size : i * size + size]
-
-
-# --- the design ---------------------------------------------------------------------------------
-
-
-@_jit
-def _scores(A, coef, p, z):
-    """Write the scores of all coefficients and the intercept, the last of `coef`, into z."""
-    n = z.size
-    _fill(z, coef[p])
-    if A.X.size == 0:
-        for j in range(p):
-            if coef[j] != 0:
-                for t in range(A.starts[j], A.starts[j + 1]):
-                    z[A.rows[t]] += coef[j] * A.data[t]
-        return
-    active = _where(coef, p)
-    for i in range(n):
-        total = 0.0
-        for k in range(active.size):
-            total += A.X[i * p + active[k]] * coef[active[k]]
-        z[i] += total
-
-
-@_jit
-def _all_products(A, r, p, u):
-    """Write the products of all columns with r into u."""
-    n = r.size
-    if A.X.size == 0:
-        for j in range(p):
-            u[j] = _product(A, j, r)
-        return
-    _fill(u[:p], 0.0)
-    tail = n - n % 4
-    for i in range(0, tail, 4):
-        w, x = _line(A.X, i, p), _line(A.X, i + 1, p)
-        y, z = _line(A.X, i + 2, p), _line(A.X, i + 3, p)
-        _add_four(r[i], r[i + 1], r[i + 2], r[i + 3], w, x, y, z, u)
-    for i in range(tail, n):
-        _add(r[i], _line(A.X, i, p), u)
-
-
-@_jit
-def _copy_columns(A, n, members, count):
-    """Copy those columns that have no slot yet; return the design and the number of copies."""
-    new, slots, columns, p = 0, A.slots, A.columns, A.slots.size
-    for j in members:
-        if slots[j] < 0:
-            slots[j] = count + new
-            new += 1
-    if (count + new) * n > columns.size:
-        larger = np.empty(min(p, max(2 * count, count + new)) * n)
-        _copy(columns[: count * n], larger)
-        columns = larger
-    fresh = np.empty(new, np.int64)
-    for j in members:
-        if slots[j] >= count:
-            fresh[slots[j] - count] = j
-    for i in range(n):
-        for k in range(new):
-            columns[(count + k) * n + i] = A.X[i * p + fresh[k]]
-    return _Design(A.X, A.data, A.rows, A.starts, columns, slots), count + new
-
-
-@_jit
-def _product(A, j, r):
-    """Product of one column with r."""
-    if A.X.size:
-        return _dot(_line(A.columns, A.slots[j], r.size), r)
-    total = 0.0
-    for t in range(A.starts[j], A.starts[j + 1]):
-        total += A.data[t] * r[A.rows[t]]
-    return total
-
-
-@_jit
-def _move(A, j, step, d, rho):
-    """Add one column times a step, weighted by d, to rho."""
-    if A.X.size:
-        _add_weighted(step, d, _line(A.columns, A.slots[j], rho.size), rho)
-        return
-    for t in range(A.starts[j], A.starts[j + 1]):
-        i = A.rows[t]
-        rho[i] += step * d[i] * A.data[t]
-
-
-@_jit
-def _square(A, j, d):
-    """Weighted square of one column."""
-    if A.X.size:
-        return _weighted_square(_line(A.columns, A.slots[j], d.size), d)
-    total = 0.0
-    for t in range(A.starts[j], A.starts[j + 1]):
-        total += d[A.rows[t]] * A.data[t] ** 2
-    return total
-
-
-@_jit
-def _combine(A, members, x, shift, v):
-    """Write the sum of columns times x, plus `shift`, into v."""
-    _fill(v, shift)
-    for k in range(members.size):
-        if x[k] != 0:
-            j = members[k]
-            if A.X.size:
-                _add(x[k], _line(A.columns, A.slots[j], v.size), v)
-            else:
-                for t in range(A.starts[j], A.starts[j + 1]):
-                    v[A.rows[t]] += x[k] * A.data[t]
-
-
-# --- the losses and the penalty -----------------------------------------------------------------
-
-
-@_jit
-def _loss(loss, z, y):
-    if loss == _SQUARED:
-        return 0.5 * (z - y) ** 2
-    return max(-y * z, 0.0) + math.log1p(math.exp(-abs(y * z)))
-
-
-@_jit
-def _sigmoid(x):
-    e = math.exp(-abs(x))
-    return 1 / (1 + e) if x >= 0 else e / (1 + e)
-
-
-@_jit
-def _slopes(loss, z, y, weights, r, d):
-    """Write the derivatives of the weighted losses into r, the second derivatives into d."""
-    for i in range(z.size):
-        if loss == _SQUARED:
-            r[i] = weights[i] * (z[i] - y[i])
-            d[i] = weights[i]
-        else:
-            share = _sigmoid(-y[i] * z[i])
-            r[i] = -weights[i] * y[i] * share
-            d[i] = weights[i] * y[i] * y[i] * share * (1 - share)
-
-
-@_jit
-def _prox(x, step, l1, ridge, low, high):
-    """Minimise ``(beta - x)**2 / (2 step)`` plus the penalty of a coordinate."""
-    cut = step * l1
-    x = (x - cut if x > cut else (x + cut if x < -cut else 0.0)) / (1 + step * ridge)
-    return min(max(x, low), high)
-
-
-@_jit
-def _value(P, j, beta):
-    """Penalty of a coordinate within its bounds."""
-    return P.tilt[j] * beta + P.l1[j] * abs(beta) + 0.5 * P.ridge[j] * beta * beta
-
-
-@_jit
-def _objective(loss, z, y, weights, coef, P):
-    total = 0.0
-    for i in range(z.size):
-        if weights[i] != 0:
-            total += weights[i] * _loss(loss, z[i], y[i])
-    for j in range(coef.size - 1):
-        if coef[j] != 0:
-            total += _value(P, j, coef[j])
-    return total
-
-
-@_jit
-def _violation(P, j, beta, u):
-    """Excess of minus the gradient over the subdifferential of the penalty; negative inside."""
-    g = u + P.tilt[j] + P.ridge[j] * beta
-    excess = -np.inf
-    if beta > P.low[j]:
-        excess = max(excess, g + P.l1[j] if beta > 0 else g - P.l1[j])
-    if beta < P.high[j]:
-        excess = max(excess, -g + P.l1[j] if beta < 0 else -g - P.l1[j])
-    return excess
-
-
-@_jit
-def _is_free(P, j, beta):
-    """Whether the penalty is smooth at the coordinate, and the coordinate may move."""
-    return (beta != 0 or P.l1[j] == 0) and P.low[j] < beta < P.high[j]
-
-
-@_jit
-def _runs_away(P, j, c):
-    """Whether nothing at all bounds the coordinate in the direction of c."""
-    side = P.high[j] if c > 0 else P.low[j]
-    return P.ridge[j] == 0 and P.l1[j] == 0 and abs(side) == np.inf
-
-
-@_jit
-def _feasible_scale(P, u):
-    """Largest number in [0, 1] that makes the products u feasible where nothing else bounds."""
-    scale = 1.0
-    for j in range(P.l1.size):
-        if P.ridge[j] == 0 and P.l1[j] > 0:
-            if P.low[j] == -np.inf and u[j] > 0:
-                scale = min(scale, (P.l1[j] - P.tilt[j]) / u[j])
-            if P.high[j] == np.inf and u[j] < 0:
-                scale = min(scale, -(P.l1[j] + P.tilt[j]) / u[j])
-    return max(scale, 0.0)
-
-
-@_jit
-def _conjugate_point(P, j, c):
-    """Maximise ``c * beta`` minus the penalty without its tilt; infinite if there is no maximum."""
-    if P.ridge[j] > 0:
-        cut = max(abs(c) - P.l1[j], 0.0)
-        return min(max(math.copysign(cut, c) / P.ridge[j], P.low[j]), P.high[j])
-    if c > P.l1[j] and (P.high[j] < np.inf or c > P.l1[j] * (1 + 1e-9)):
-        return P.high[j]
-    if c < -P.l1[j] and (P.low[j] > -np.inf or c < -P.l1[j] * (1 + 1e-9)):
-        return P.low[j]
-    return min(max(0.0, P.low[j]), P.high[j])
-
-
-@_jit
-def _gap(loss, z, y, weights, r, u, coef, P):
-    """Duality gap, as a sum of terms none of which is negative.
-
-    The dual point is r, scaled until it is feasible. Where nothing at all bounds a coordinate, its
-    gradient should be zero: what it is counts times the coordinate.
-    """
-    p = P.l1.size
-    scale, gap = _feasible_scale(P, u), abs(u[p]) * max(abs(coef[p]), 1.0)
-    for j in range(p):
-        c, beta = -(scale * u[j] + P.tilt[j]), coef[j]
-        if _runs_away(P, j, c):
-            gap += abs(c) * max(abs(beta), 1.0)
-            continue
-        best = _conjugate_point(P, j, c)
-        if abs(best) == np.inf:
-            return np.inf
-        here = c * beta - P.l1[j] * abs(beta) - 0.5 * P.ridge[j] * beta**2
-        there = c * best - P.l1[j] * abs(best) - 0.5 * P.ridge[j] * best**2
-        gap += max(there - here, 0.0)
-    if scale == 1:
-        return gap
-    for i in range(z.size):
-        if weights[i] == 0:
-            continue
-        if loss == _SQUARED:
-            gap += (1 - scale) ** 2 * r[i] ** 2 / (2 * weights[i])
-        else:
-            share, other = _sigmoid(-y[i] * z[i]), _sigmoid(y[i] * z[i])
-            term = (1 - scale * share) * math.log1p((1 - scale) * share / other)
-            if scale > 0:
-                term += scale * share * math.log(scale)
-            gap += weights[i] * max(term, 0.0)
-    return gap
-
 
 # --- Newton's method on the free coordinates ----------------------------------------------------
-
-
-@_jit
-def _pivot(square, diagonal):
-    """Root of what is left of a diagonal entry; a direction without curvature gets no step."""
-    return math.sqrt(square) if square > _JITTER * diagonal else 1e150
-
-
-@_jit
-def _cholesky(A, m):
-    """Factorise a matrix in place, below the diagonal, by pairs of columns and fours of rows."""
-    for j in range(0, m, 2):
-        x = A[j * m : j * m + j]
-        A[j * m + j] = f = _pivot(A[j * m + j] - _dot(x, x), A[j * m + j])
-        if j + 1 == m:
-            break
-        y = A[j * m + m : j * m + m + j]
-        e = (A[j * m + m + j] - _dot(x, y)) / f
-        A[j * m + m + j] = e
-        diagonal = A[j * m + m + j + 1]
-        A[j * m + m + j + 1] = g = _pivot(diagonal - _dot(y, y) - e * e, diagonal)
-        i = j + 2
-        while i + 4 <= m:
-            a, b, c, d = i * m, i * m + m, i * m + 2 * m, i * m + 3 * m
-            k, l, o, q, r, s, t, u = _eight_dots(
-                A[a : a + j], A[b : b + j], A[c : c + j], A[d : d + j], x, y
-            )
-            for at, left, right in ((a + j, k, r), (b + j, l, s), (c + j, o, t), (d + j, q, u)):
-                A[at] = (A[at] - left) / f
-                A[at + 1] = (A[at + 1] - right - A[at] * e) / g
-            i += 4
-        while i < m:
-            at, z = i * m + j, A[i * m : i * m + j]
-            A[at] = (A[at] - _dot(z, x)) / f
-            A[at + 1] = (A[at + 1] - _dot(z, y) - A[at] * e) / g
-            i += 1
-
-
-@_jit
-def _substitute(A, m, x):
-    """Solve with the factor and its transpose, in place."""
-    for i in range(m):
-        x[i] = (x[i] - _dot(A[i * m : i * m + i], x[:i])) / A[i * m + i]
-    for i in range(m - 1, -1, -1):
-        x[i] /= A[i * m + i]
-        _add(-x[i], A[i * m : i * m + i], x[:i])
 
 
 @_jit
@@ -470,15 +97,15 @@ def _extend_gram(A, members, d, known, places, gram):
     return grown, gram
 
 
-@_jit
+@_leaf
 def _products_of_pair(A, n, grown, at, last, x, y, gram):
     """Write two rows of the Gram matrix."""
     row, next_row, b = at * (at + 1) // 2, last * (last + 1) // 2, 0
     while A.X.size and b + 4 <= at + 1:
-        c = _line(A.columns, A.slots[grown[b]], n)
-        d = _line(A.columns, A.slots[grown[b + 1]], n)
-        e = _line(A.columns, A.slots[grown[b + 2]], n)
-        f = _line(A.columns, A.slots[grown[b + 3]], n)
+        c = A.columns[A.slots[grown[b]]]
+        d = A.columns[A.slots[grown[b + 1]]]
+        e = A.columns[A.slots[grown[b + 2]]]
+        f = A.columns[A.slots[grown[b + 3]]]
         products = _eight_dots(c, d, e, f, x, y)
         for k in range(4):
             gram[row + b + k] = products[k]
@@ -491,7 +118,7 @@ def _products_of_pair(A, n, grown, at, last, x, y, gram):
         b += 1
 
 
-@_jit
+@_leaf
 def _equations(A, members, d, ridge, places, gram, fit, H):
     """Write the lower triangle of the Hessian of the free coordinates, the intercept last."""
     s = members.size
@@ -631,7 +258,7 @@ def _newton(A, work, coef, d, rho, P, fit, squares, known, places, gram):
     return known, gram
 
 
-@_jit
+@_leaf
 def _room(members, step, coef, P):
     """Largest share of a step that neither changes a sign nor leaves the bounds."""
     size = 1.0
@@ -649,7 +276,7 @@ def _room(members, step, coef, P):
 # --- coordinate descent -------------------------------------------------------------------------
 
 
-@_jit
+@_leaf
 def _pass(A, work, coef, d, rho, P, fit, squares):
     """Minimise the model in one coordinate after the other; return the largest violation met,
     and how many coordinates became free or ceased to be."""
@@ -707,7 +334,7 @@ def _minimise_model(A, work, coef, d, rho, P, fit, squares, known, places, gram)
     return made, known, gram
 
 
-@_jit
+@_leaf
 def _kth_largest(x, k):
     """The k-th largest item, by Hoare's selection, which moves items around."""
     lo, hi = 0, x.size - 1
@@ -751,7 +378,7 @@ def _choose(P, coef, u):
     return _where(chosen, p)
 
 
-@_jit
+@_leaf
 def _fit_intercept(loss, z, y, weights, r, d, coef):
     """Minimise in the intercept alone, by Newton's method; r and d follow."""
     p = coef.size - 1
@@ -839,49 +466,6 @@ def _solve(A, y, weights, P, fit, loss, tol, max_iter, coef, u, info):
         _fill(coef, np.nan)
         _fill(u, np.nan)
     info[0], info[1], info[2], info[3] = gap, num_iter, passes, gap <= tol
-
-
-@_jit
-def _wide(array, k):
-    """Row k of an operand in double precision, which keeps one compiled solver for all types."""
-    row = array[k if array.shape[0] > 1 else 0]
-    wide = np.empty(row.size)
-    _copy(row, wide)
-    return wide
-
-
-def _design_row(X, k):
-    """Row k of a design: itself if it is in double precision, else a copy."""
-
-
-@overload(_design_row, jit_options={"error_model": "numpy"})
-def _design_row_of_type(X, k):
-    if X.dtype == numba.types.float64:
-        return lambda X, k: X[k if X.shape[0] > 1 else 0]
-    return lambda X, k: _wide(X, k)
-
-
-@_jit
-def _whole(array, k):
-    """Row k of an operand of places."""
-    row = array[k if array.shape[0] > 1 else 0]
-    wide = np.empty(row.size, np.int64)
-    _copy(row, wide)
-    return wide
-
-
-@_jit
-def _dense(X, k, p):
-    places = np.empty(p, np.int64)
-    _fill(places, -1)
-    none, nothing = np.empty(0, np.int64), np.empty(0)
-    return _Design(_design_row(X, k), nothing, none, none, nothing, places)
-
-
-@_jit
-def _sparse(data, rows, starts, k):
-    none, nothing = np.empty(0, np.int64), np.empty(0)
-    return _Design(nothing, _design_row(data, k), _whole(rows, k), _whole(starts, k), nothing, none)
 
 
 @_jit

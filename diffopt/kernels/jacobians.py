@@ -18,25 +18,27 @@ import collections
 
 import numpy as np
 
-from diffopt.kernels.coordinates import (
-    _LOGISTIC,
+from diffopt.kernels.designs import (
     _all_products,
-    _conjugate_point,
-    _Design,
-    _design_row,
-    _gap,
-    _jit,
+    _copy_columns,
+    _dense,
     _move,
-    _Penalty,
     _product,
-    _prox,
     _scores,
-    _sigmoid,
-    _slopes,
     _sparse,
     _square,
     _wide,
 )
+from diffopt.kernels.objectives import (
+    _LOGISTIC,
+    _conjugate_point,
+    _gap,
+    _Penalty,
+    _prox,
+    _sigmoid,
+    _slopes,
+)
+from diffopt.kernels.vectors import _copy, _fill, _jit, _leaf, _sum
 
 _CHECK = 5  # passes between two looks at the duality gap
 
@@ -45,13 +47,10 @@ _Setting = collections.namedtuple("_Setting", "A y weights P loss fit steps inte
 
 
 @_jit
-def _dense(X, n, p):
+def _copied(X, k, n, p):
     """Design whose columns are all copied."""
-    columns, none = np.empty(n * p), np.empty(0, np.int64)
-    for i in range(n):
-        for j in range(p):
-            columns[j * n + i] = X[i * p + j]
-    return _Design(X, np.empty(0), none, none, columns, np.arange(p))
+    A, _ = _copy_columns(_dense(X, k, p), n, np.arange(p), 0)
+    return A
 
 
 @_jit
@@ -67,7 +66,7 @@ def _setting(A, y, weights, P, loss, fit):
     steps = np.empty(P.l1.size)
     for j in range(steps.size):
         steps[j] = 1 / _square(A, j, bound)
-    total = bound.sum()
+    total = _sum(bound)
     step = 1 / total if fit and total > 0 else 0.0
     return _Setting(A, y, weights, P, loss, fit, steps, step, np.ones(y.size))
 
@@ -75,7 +74,7 @@ def _setting(A, y, weights, P, loss, fit):
 # --- one coordinate -----------------------------------------------------------------------------
 
 
-@_jit
+@_leaf
 def _slope_at(S, i, z):
     """Derivatives of one weighted loss."""
     if S.loss == _LOGISTIC:
@@ -85,7 +84,7 @@ def _slope_at(S, i, z):
     return S.weights[i] * (z - S.y[i]), S.weights[i]
 
 
-@_jit
+@_leaf
 def _shift(S, j, step, z, r, d):
     """Add a column times a step to the scores; derivatives of the loss follow."""
     _move(S.A, j, step, S.ones, z)
@@ -98,14 +97,14 @@ def _shift(S, j, step, z, r, d):
             r[i], d[i] = _slope_at(S, i, z[i])
 
 
-@_jit
+@_leaf
 def _shift_all(S, step, z, r, d):
     for i in range(z.size):
         z[i] += step
         r[i], d[i] = _slope_at(S, i, z[i])
 
 
-@_jit
+@_leaf
 def _updated(S, j, beta, slope):
     """Proximal step of a coordinate, given the derivative of the loss."""
     P, c = S.P, slope + S.P.tilt[j]
@@ -116,7 +115,7 @@ def _updated(S, j, beta, slope):
     return _prox(beta - step * c, step, P.l1[j], P.ridge[j], P.low[j], P.high[j])
 
 
-@_jit
+@_leaf
 def _kind(S, j, beta):
     """What a coordinate follows: -1 the lower bound, 1 the upper, 2 nothing, 0 its step."""
     P = S.P
@@ -129,7 +128,7 @@ def _kind(S, j, beta):
     return 0
 
 
-@_jit
+@_leaf
 def _rates(S, j):
     """How much an updated coordinate follows the old one, and the derivative of the loss."""
     if np.isinf(S.steps[j]):
@@ -141,14 +140,14 @@ def _rates(S, j):
 # --- forward ------------------------------------------------------------------------------------
 
 
-@_jit
+@_leaf
 def _curved(A, j, d, scores, K, out):
     """Products of one column with the tangents of the scores, [n, K], weighted by d."""
-    out[:] = 0.0
+    _fill(out, 0.0)
     if A.X.size:
-        base = A.slots[j] * d.size
+        column = A.columns[A.slots[j]]
         for i in range(d.size):
-            c = A.columns[base + i] * d[i]
+            c = column[i] * d[i]
             for k in range(K):
                 out[k] += c * scores[i * K + k]
         return
@@ -159,14 +158,14 @@ def _curved(A, j, d, scores, K, out):
             out[k] += c * scores[i * K + k]
 
 
-@_jit
+@_leaf
 def _spread(A, j, row, n, K, scores):
     """Add one column times a row to the tangents of the scores."""
     if A.X.size:
-        base = A.slots[j] * n
+        column = A.columns[A.slots[j]]
         for i in range(n):
             for k in range(K):
-                scores[i * K + k] += A.columns[base + i] * row[k]
+                scores[i * K + k] += column[i] * row[k]
         return
     for t in range(A.starts[j], A.starts[j + 1]):
         i = A.rows[t]
@@ -174,55 +173,57 @@ def _spread(A, j, row, n, K, scores):
             scores[i * K + k] += A.data[t] * row[k]
 
 
-@_jit
+@_leaf
 def _new_row(S, j, beta, d, T, J, scores, K, out):
     """Write the row of the Jacobian of an updated coordinate into `out`."""
     kind, a = _kind(S, j, beta), j * K
     if kind == 2:
-        out[:] = 0.0
+        _fill(out, 0.0)
     elif kind != 0:
         side = T.low if kind < 0 else T.high
-        out[:] = side[a : a + K]
+        _copy(side[a : a + K], out)
     else:
         keep, rate = _rates(S, j)
         _curved(S.A, j, d, scores, K, out)
-        sign = np.sign(beta)
+        sign = (beta > 0) - (beta < 0)
         for k in range(K):
             force = out[k] + T.tilt[a + k] + sign * T.l1[a + k] + beta * T.ridge[a + k]
             out[k] = keep * J[a + k] - rate * force
 
 
-@_jit
+@_leaf
 def _replace_row(S, j, d, J, scores, K, row, size):
     """Put a row into the Jacobian; return the larger of its change and of `size`, and its size."""
-    a, largest = j * K, 0.0
+    a, largest, moved = j * K, 0.0, 0.0
     for k in range(K):
         largest = max(largest, abs(row[k]))
         row[k] -= J[a + k]
-        size = max(size, abs(row[k]))
-    if np.any(row != 0):
+        moved = max(moved, abs(row[k]))
+    if moved > 0:
         _spread(S.A, j, row, d.size, K, scores)
         for k in range(K):
             J[a + k] += row[k]
-    return size, largest
+    return max(size, moved), largest
 
 
-@_jit
+@_leaf
 def _intercept_row(S, p, d, J, scores, K, row):
     """Update the row of the intercept; return its change and its size."""
-    row[:] = 0.0
+    _fill(row, 0.0)
     for i in range(d.size):
         for k in range(K):
             row[k] -= S.intercept_step * d[i] * scores[i * K + k]
     for i in range(d.size):
         for k in range(K):
             scores[i * K + k] += row[k]
+    change, largest = 0.0, 0.0
     for k in range(K):
         J[p * K + k] += row[k]
-    return np.abs(row).max(), np.abs(J[p * K :]).max()
+        change, largest = max(change, abs(row[k])), max(largest, abs(J[p * K + k]))
+    return change, largest
 
 
-@_jit
+@_leaf
 def _jacobian_pass(S, T, coef, z, r, d, J, scores, K, moving, row):
     """Update all coordinates, if they are `moving`, and all rows of the Jacobian."""
     p, change, size = S.P.l1.size, 0.0, 0.0
@@ -238,20 +239,20 @@ def _jacobian_pass(S, T, coef, z, r, d, J, scores, K, moving, row):
         moved, largest = _intercept_row(S, p, d, J, scores, K, row)
         change, size = max(change, moved), max(size, largest)
         if moving:
-            step = -S.intercept_step * r.sum()
+            step = -S.intercept_step * _sum(r)
             coef[p] += step
             _shift_all(S, step, z, r, d)
     return change, size
 
 
-@_jit
+@_leaf
 def _certify(S, coef, z, r, d, u):
     """Recompute the scores, the products and the duality gap."""
     p = S.P.l1.size
     _scores(S.A, coef, p, z)
     _slopes(S.loss, z, S.y, S.weights, r, d)
     _all_products(S.A, r, p, u)
-    u[p] = r.sum() if S.fit else 0.0
+    u[p] = _sum(r) if S.fit else 0.0
     return _gap(S.loss, z, S.y, S.weights, r, u, coef, S.P)
 
 
@@ -286,7 +287,7 @@ def _jacobian(S, T, settings, moving, coef, J, u, info):
     info[0], info[1], info[2], info[3] = gap, num_iter, num_iter, converged
 
 
-@_jit
+@_leaf
 def _clip(S, coef):
     p = S.P.l1.size
     for j in range(p):
@@ -316,7 +317,7 @@ def jacobian_dense(
     p = init.shape[1] - 1
     K = start.shape[1] // (p + 1)
     for k in range(coef.shape[0]):
-        A = _dense(_design_row(X, k), y.shape[1], p)
+        A = _copied(X, k, y.shape[1], p)
         P, T = _penalty(_wide(penalty, k), p), _penalty(_wide(tangents, k), p * K)
         targets, w = _wide(y, k), _wide(weights, k)
         _jacobian_row(
@@ -361,7 +362,7 @@ def _descent(S, settings, coef, iterates, u, info):
                 _shift(S, j, beta - coef[j], z, r, d)
                 coef[j] = beta
         if S.fit:
-            step = -S.intercept_step * r.sum()
+            step = -S.intercept_step * _sum(r)
             coef[p] += step
             _shift_all(S, step, z, r, d)
         iterates[num_iter * (p + 1) : (num_iter + 1) * (p + 1)] = coef
@@ -386,7 +387,7 @@ def descent_dense(
     """Coordinate descent with a dense design; `store` says how many iterates there is room for."""
     p = init.shape[1] - 1
     for k in range(coef.shape[0]):
-        A = _dense(_design_row(X, k), y.shape[1], p)
+        A = _copied(X, k, y.shape[1], p)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _descent_row(A, k, init, targets, w, settings, P, flags[0], coef, iterates, gradient, info)
 
@@ -404,7 +405,7 @@ def descent_sparse(
         _descent_row(A, k, init, targets, w, settings, P, flags[0], coef, iterates, gradient, info)
 
 
-@_jit
+@_leaf
 def _reverse_coordinate(S, j, beta, d, bar, zbar, out):
     """Go backwards through the update of one coordinate to `beta`, from scores curved by d."""
     p = S.P.l1.size
@@ -419,7 +420,7 @@ def _reverse_coordinate(S, j, beta, d, bar, zbar, out):
         keep, rate = _rates(S, j)
         bar[j] += keep * pull
         _move(S.A, j, -rate * pull, d, zbar)
-        out[j] -= rate * pull * np.sign(beta)
+        out[j] -= rate * pull * ((beta > 0) - (beta < 0))
         out[p + j] -= rate * pull * beta
         out[4 * p + j] -= rate * pull
 
@@ -429,7 +430,7 @@ def _reverse(S, iterates, num_iter, bar, out):
     """Go backwards through all iterates; write the cotangents of the penalty into `out`."""
     n, p = S.y.size, S.P.l1.size
     z, r, d, zbar = np.empty(n), np.empty(n), np.empty(n), np.zeros(n)
-    out[:] = 0.0
+    _fill(out, 0.0)
     for t in range(num_iter, 0, -1):
         old = iterates[(t - 1) * (p + 1) : t * (p + 1)]
         new = iterates[t * (p + 1) : (t + 1) * (p + 1)]
@@ -437,7 +438,7 @@ def _reverse(S, iterates, num_iter, bar, out):
         _slopes(S.loss, z, S.y, S.weights, r, d)
         if S.fit:
             _shift_all(S, old[p] - new[p], z, r, d)
-            pull = S.intercept_step * (bar[p] + zbar.sum())
+            pull = S.intercept_step * (bar[p] + _sum(zbar))
             for i in range(n):
                 zbar[i] -= pull * d[i]
         for j in range(p - 1, -1, -1):
@@ -460,7 +461,7 @@ def reverse_dense(cotangent, y, weights, counts, penalty, iterates, X, flags, ou
     """From a cotangent of the last iterate to that of the penalty; `counts` is the `info`."""
     p = cotangent.shape[1] - 1
     for k in range(out.shape[0]):
-        A = _dense(_design_row(X, k), y.shape[1], p)
+        A = _copied(X, k, y.shape[1], p)
         targets, w, P = _wide(y, k), _wide(weights, k), _penalty(_wide(penalty, k), p)
         _reverse_row(A, k, cotangent, targets, w, counts, P, iterates, flags[0], out)
 
