@@ -124,7 +124,11 @@ __version__ = "0.1.0"
 
 
 _WITH_SCIKIT_LEARN = {
+    "ElasticNetHO": "sparse_estimators",
     "FenchelYoungClassifier": "classifier",
+    "LassoHO": "sparse_estimators",
+    "SVMHO": "sparse_estimators",
+    "SparseLogisticHO": "sparse_estimators",
     "TimeSeriesCentroidClassifier": "time_series",
     "TimeSeriesNeighborClassifier": "time_series",
 }
