@@ -70,7 +70,7 @@ class _SearchEstimator(BaseEstimator):
     per_feature = False
     _slope = 1.0  # of the loss, by the residual of a model without features
 
-    def __init__(self, cv=5, fit_intercept=True, start=None, max_iter=50, tol=1e-8):
+    def __init__(self, cv=5, fit_intercept=True, start=None, max_iter=50, tol=1e-10):
         self.cv = cv
         self.fit_intercept = fit_intercept
         self.start = start
@@ -279,7 +279,7 @@ class LassoHO(_Regressor):
         sense to 1e-3 times that.
     max_iter : int, default 50
         Bound on the number of evaluations of a search, from there on.
-    tol : float, default 1e-8
+    tol : float, default 1e-10
         Tolerance of the duality gaps in the end, relative to the objective of the coefficient 0.
 
     Attributes
@@ -325,7 +325,7 @@ class LassoHO(_Regressor):
 
     def __init__(
         self, *, cv=5, criterion="cv", sigma=None, per_feature=False, fit_intercept=True,
-        start=None, max_iter=50, tol=1e-8,
+        start=None, max_iter=50, tol=1e-10,
     ):  # fmt: skip
         super().__init__(cv, fit_intercept, start, max_iter, tol)
         self.criterion = criterion
@@ -382,7 +382,7 @@ class ElasticNetHO(_Regressor):
 
     def __init__(
         self, *, cv=5, criterion="cv", sigma=None, fit_intercept=True, start=None, max_iter=50,
-        tol=1e-8,
+        tol=1e-10,
     ):  # fmt: skip
         super().__init__(cv, fit_intercept, start, max_iter, tol)
         self.criterion = criterion
@@ -395,7 +395,7 @@ class ElasticNetHO(_Regressor):
         lams, (low, high) = super()._scales(X, y, weights)
         size = _mean_square(X, weights, centred=self.fit_intercept)
         grid = [(lam, ridge * size) for ridge in np.geomspace(1, 1e-3, 4) for lam in lams[::2]]
-        return np.array(grid), ((low, 1e-4 * size), (high, 10 * size))
+        return np.array(grid), ((low, 1e-6 * size), (high, 10 * size))
 
     def _keep(self, lam, coef, intercept, mean):
         super()._keep(lam[0], coef, intercept, mean)
@@ -491,7 +491,7 @@ class SparseLogisticHO(_BinaryClassifier):
     """
 
     def __init__(
-        self, *, cv=5, per_feature=False, fit_intercept=True, start=None, max_iter=50, tol=1e-8,
+        self, *, cv=5, per_feature=False, fit_intercept=True, start=None, max_iter=50, tol=1e-10,
     ):  # fmt: skip
         super().__init__(cv, fit_intercept, start, max_iter, tol)
         self.per_feature = per_feature
@@ -557,7 +557,7 @@ class SVMHO(_BinaryClassifier):
     """
 
     def __init__(
-        self, *, cv=5, fit_intercept=True, start=None, max_iter=50, tol=1e-8,
+        self, *, cv=5, fit_intercept=True, start=None, max_iter=50, tol=1e-10,
     ):  # fmt: skip
         super().__init__(cv, fit_intercept, start, max_iter, tol)
 
