@@ -8,7 +8,9 @@ import numpy as np
 from IPython.display import Markdown
 
 from book import style
+from book.bench import report
 from book.data import make_correlated
+from book.experiments import runner
 from book.experiments.lasso_claims import METHODS, NAMES, errors
 from book.figures_sorting import pending
 from diffopt.hypergradient import HeldOut, hypergradient, lam_max
@@ -224,14 +226,7 @@ def growth(sizes, times):
     plt.show()
 
 
-def bench(record):
-    """List the stored comparison with other packages, if there is one."""
-    if not record.get("rows"):
-        return Markdown("*No stored comparison with other packages yet.*")
-    lines = ["| task | n | p | ours, ms | peer | its ms | ratio |", "|---|--:|--:|--:|---|--:|--:|"]
-    for row in record["rows"]:
-        lines.append(
-            f"| {row['task']} | {row['n']:,} | {row['p']:,} | {row['ours_ms']:.3g} "
-            f"| {row['peer']} | {row['peer_ms']:.3g} | {row['ratio']:.2g} |"
-        )
-    return Markdown("\n".join(lines))
+def bench_table():
+    """List the stored times against other packages."""
+    record = runner.load(runner.RESULTS / "bench_sparse.json")
+    return Markdown(report.sparse_table(record, "squared"))

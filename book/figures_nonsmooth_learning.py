@@ -9,6 +9,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from book import style
+from book.bench import report
 from book.data import make_correlated
 from book.experiments import runner
 from book.experiments.nonsmooth_learning_claims import measured_rate, methods_of
@@ -182,17 +183,9 @@ def multiclass(record):
 
 
 def bench_table():
-    """List the stored times against other packages, where there are any."""
-    rows = runner.load(runner.RESULTS / "bench_sparse.json").get("rows", [])
-    if not rows:
-        return Markdown("*No stored comparison with other packages yet.*")
-    lines = ["| task | n | p | ours, ms | peer | its ms | ratio |", "|---|--:|--:|--:|---|--:|--:|"]
-    for row in rows:
-        lines.append(
-            f"| {row['task']} | {row['n']:,} | {row['p']:,} | {row['ours_ms']:.2f} "
-            f"| {row['peer']} | {row['peer_ms']:.2f} | {row['ratio']:.1f} |"
-        )
-    return Markdown("\n".join(lines))
+    """List the stored times against other packages."""
+    record = runner.load(runner.RESULTS / "bench_sparse.json")
+    return Markdown(report.sparse_table(record, "logistic"))
 
 
 def cost_of_gradient(numbers, rounds=3):

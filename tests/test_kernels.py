@@ -1,5 +1,6 @@
 """The two implementations of each kernel, and the bridge between numba and XLA."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import diffopt
 from diffopt import (
     fusedmax,
     isotonic_kl,
@@ -366,3 +369,22 @@ def test_the_xla_isotonic_solver_compiles_in_three_seconds_at_ten_thousand(solve
             if best <= 3:
                 break
     assert best <= 3
+
+
+def test_kernels_without_reference_counts_call_only_their_like():
+    allocating, leaves = set(), {}
+    for name in ("vectors", "designs", "objectives", "coordinates", "jacobians", "blocks"):
+        path = Path(diffopt.__file__).parent / "kernels" / f"{name}.py"
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            kind = node.decorator_list[0].id if node.decorator_list else ""
+            calls = {c.func for c in ast.walk(node) if isinstance(c, ast.Call)}
+            if kind in ("_leaf", "_fast"):
+                leaves[name, node.name] = {f.id for f in calls if isinstance(f, ast.Name)}
+                assert not [f for f in calls if ast.unparse(f).startswith("np.empty")], node.name
+            elif kind == "_jit":
+                allocating.add(node.name)
+    wrong = {leaf: calls & allocating for leaf, calls in leaves.items() if calls & allocating}
+    assert len(leaves) > 40
+    assert not wrong

@@ -85,3 +85,22 @@ def _cell(row: dict, name: str) -> str:
 def _columns(words, names) -> str:
     widths = (11, 2, 7, 11, 7, 10, *(max(len(name), 8) for name in names))
     return "  ".join(f"{word:<{width}}" for word, width in zip(words, widths, strict=True)) + "  "
+
+
+def sparse_table(record: dict, loss: str) -> str:
+    """Table, in Markdown, of the rows of the benchmark of sparse models with this loss."""
+    lines = ["| data | n x p, support | penalty | task | ours, ms | others, ms | ratio |"]
+    lines.append("|---|--:|--:|---|--:|---|--:|")
+    for row in record["rows"]:
+        if row["loss"] != loss:
+            continue
+        others = {way: ms[1] for way, ms in row["ms"].items() if way != OURS}
+        ours, best = row["ms"][OURS][1], min(others.values(), default=float("nan"))
+        cells = [f"{way.replace('_', '-')} {ms:.3g}" for way, ms in others.items()]
+        cells += [f"{way.replace('_', '-')}: not reached" for way in row["failed"]]
+        lines.append(
+            f"| {row['data']} | {row['n']:,} x {row['p']:,}, {row['support']} "
+            f"| {row['share']:g} max | {row['task']} | {ours:.3g} "
+            f"| {', '.join(cells)} | {best / ours:.1f} |"
+        )
+    return "\n".join(lines)

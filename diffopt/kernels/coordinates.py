@@ -47,7 +47,6 @@ from diffopt.kernels.vectors import (
     _dot,
     _eight_dots,
     _fill,
-    _inline,
     _jit,
     _leaf,
     _substitute,

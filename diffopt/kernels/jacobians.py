@@ -245,7 +245,7 @@ def _jacobian_pass(S, T, coef, z, r, d, J, scores, K, moving, row):
     return change, size
 
 
-@_leaf
+@_jit
 def _certify(S, coef, z, r, d, u):
     """Recompute the scores, the products and the duality gap."""
     p = S.P.l1.size
