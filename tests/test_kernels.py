@@ -378,7 +378,7 @@ def test_kernels_without_reference_counts_call_only_their_like():
         for node in ast.parse(path.read_text()).body:
             if not isinstance(node, ast.FunctionDef):
                 continue
-            kind = node.decorator_list[0].id if node.decorator_list else ""
+            kind = ast.unparse(node.decorator_list[0]) if node.decorator_list else ""
             calls = {c.func for c in ast.walk(node) if isinstance(c, ast.Call)}
             if kind in ("_leaf", "_fast"):
                 leaves[name, node.name] = {f.id for f in calls if isinstance(f, ast.Name)}
