@@ -202,30 +202,29 @@ def over_fits(function, criterion, *arguments):
 
 def _initial(criterion, model, lam, method, init):
     """Where to start: at zero, or where another result ended."""
-    fits = jax.eval_shape(criterion.fits)
-    num_fits = fits.masks.shape[0]
-    p = _size(criterion, model, lam)
-    zero = lambda *shape: jnp.zeros((num_fits, *shape), lam.dtype)
-    state = State(zero(p), zero()) if init is None else State(*init)
-    if state.solution.shape != (num_fits, p):
+    zero = _zeros(model, method in ("implicit_forward", "forward"), criterion, lam)
+    if init is None:
+        return zero
+    state = State(*init)
+    if state.solution.shape != zero.solution.shape:
+        num_fits, p = zero.solution.shape
         raise ValueError(
             f"init must be the state of {num_fits} fits with {p} variables, got an array of shape "
             f"{state.solution.shape}"
         )
-    jacobian = None
-    if method in ("implicit_forward", "forward"):
-        shape = (num_fits, p + 1, lam.size)
-        jacobian = zero(p + 1, lam.size) if state.jacobian is None else state.jacobian
-        jacobian = jacobian.reshape(shape)
+    jacobian = zero.jacobian
+    if jacobian is not None and state.jacobian is not None:
+        jacobian = state.jacobian.reshape(jacobian.shape)
     return State(state.solution, state.intercept, jacobian)
 
 
-def _size(criterion, model, lam):
-    """Number of variables of a problem."""
-    one = lambda criterion, lam: problem_of(
-        criterion, model, lam, criterion.y, jnp.ones_like(criterion.y)
-    )
-    return jax.eval_shape(one, criterion, lam).l1.shape[0]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(model, with_jacobian, criterion, lam):
+    """The state zero; nothing but its shape is computed, once for all data of a shape."""
+    one = problem_of(criterion, model, lam, criterion.y, jnp.ones_like(criterion.y))
+    num_fits, p = criterion.fits().masks.shape[0], one.l1.shape[0]
+    zero = lambda *shape: jnp.zeros((num_fits, *shape), lam.dtype)
+    return State(zero(p), zero(), zero(p + 1, lam.size) if with_jacobian else None)
 
 
 def solve_all(criterion, model, lam, state, settings):
