@@ -71,7 +71,7 @@ unit: $(STAMP)
 	  --ignore tests/test_pairs.py tests
 
 doctests: $(STAMP)
-	$(BIN)/python -m pytest --doctest-modules diffopt
+	$(BIN)/python -m pytest $(XDIST) --dist loadfile --doctest-modules diffopt
 
 pairs: $(STAMP)
 	$(BIN)/python -m pytest tests/test_pairs.py
