@@ -9,8 +9,9 @@ that are not are left out)::
 Float64, one thread. A *solution* is timed until its objective is within 1e-8 of the best, in units
 of the objective of zero: each package gets the loosest of its tolerances 10^-3, 10^-4, ... that
 reaches it. A *hypergradient*, of the held-out loss in the logarithm of the penalty, is timed until
-it is within a relative error of 1e-6, likewise. Nobody starts from an earlier solution. The design
-is in the layout that a package asks for, and is not converted while the clock runs.
+it is within a relative error of 1e-6, likewise; and so is that of a cross-validation of 10 folds,
+for one penalty and for one of each feature. Nobody starts from an earlier solution. The design is
+in the layout that a package asks for, and is not converted while the clock runs.
 """
 
 from book.bench.single_thread import single_thread
@@ -34,7 +35,7 @@ from tqdm import tqdm
 from book.bench.report import about
 from book.bench.run import CLOCKS, PATIENCE, measure, quartiles, stopwatch
 from book.data import load_imdb, load_leukemia, make_correlated
-from diffopt.hypergradient import HeldOut, hypergradient, lam_max
+from diffopt.hypergradient import CrossValidation, HeldOut, hypergradient, lam_max
 from diffopt.sparse_linear import Lasso, SparseLogistic, as_design, fit
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench_sparse.json"
@@ -43,6 +44,7 @@ PEERS = ("celer", "skglm", "sparse_ho", "jaxopt")
 MODELS = {"squared": Lasso(), "logistic": SparseLogistic()}
 TOLERANCES = tuple(10.0**-k for k in range(3, 15))
 EXCESS, ERROR = 1e-8, 1e-6
+FOLDS = 10
 SLOW = 20.0  # seconds after which a package is not tried with a smaller tolerance
 
 # name of the data, loss, penalty as a share of the largest
@@ -200,12 +202,55 @@ def jaxopt_hypergradient(loss, X, y, X_val, y_val, lam):
     return prepare
 
 
+def diffopt_folds(X, y, lam):
+    """Return the calls of this package, for a penalty or for one of each feature."""
+    criterion = jax.device_put(CrossValidation(X, y, _folds(len(y))))
+    unit = float(np.mean(y**2) / 2)
+
+    def prepare(tol):
+        options = {"tol": tol * unit, "max_iter": 10_000}
+        return lambda: lam * np.asarray(hypergradient(criterion, Lasso(), lam, **options).grad)
+
+    return prepare
+
+
+def sparse_ho_folds(X, y, lam):
+    """Return those of sparse-ho: implicit-forward, with celer inside."""
+    import celer
+
+    setattr(np, "float", float)  # noqa: B010
+    from sparse_ho import ImplicitForward, models
+    from sparse_ho.criterion import CrossVal, HeldOutMSE
+
+    X, places = np.asfortranarray(X), _folds(len(y))
+    splits = [(np.flatnonzero(places != k), np.flatnonzero(places == k)) for k in range(FOLDS)]
+    kind = models.WeightedLasso if np.ndim(lam) else models.Lasso
+
+    def prepare(tol):
+        def call():
+            solver = celer.Lasso(fit_intercept=False, warm_start=True, max_iter=1000)
+            algorithm = ImplicitForward(tol_jac=tol, n_iter_jac=10_000)
+            _, grad = CrossVal(HeldOutMSE(None, None), cv=splits).get_val_grad(
+                kind(estimator=solver), X, y, np.log(lam), algorithm.compute_beta_grad, tol=tol
+            )
+            return np.squeeze(grad)
+
+        return call
+
+    return prepare
+
+
+def _folds(n):
+    return np.arange(n) * FOLDS // n
+
+
 SOLUTIONS = {OURS: diffopt_solution, "celer": celer_solution, "skglm": skglm_solution}
 HYPERGRADIENTS = {
     OURS: diffopt_hypergradient,
     "sparse_ho": sparse_ho_hypergradient,
     "jaxopt": jaxopt_hypergradient,
 }
+CROSS_VALIDATIONS = {OURS: diffopt_folds, "sparse_ho": sparse_ho_folds}
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -263,6 +308,14 @@ def hypergradients(parts, lam, missing):
     return {w: f(*parts, lam) for w, f in HYPERGRADIENTS.items() if w not in missing}, wrong
 
 
+def cross_validations(parts, lam, missing):
+    """Calls that find gradients of a cross-validation, and their errors."""
+    X, y = parts[1:3]
+    truth = diffopt_folds(X, y, lam)(1e-14)()
+    wrong = lambda grad: (np.linalg.norm(grad - truth) / np.linalg.norm(truth), ERROR)
+    return {w: f(X, y, lam) for w, f in CROSS_VALIDATIONS.items() if w not in missing}, wrong
+
+
 def rows(quick, missing, seconds, clock):
     """Run all tasks."""
     for data, loss, share in TASKS:
@@ -275,6 +328,11 @@ def rows(quick, missing, seconds, clock):
         for kind, prepare in (("solution", solutions), ("hypergradient", hypergradients)):
             make, error = prepare(parts, lam, missing)
             yield size | bench(kind, list(make), make, error, seconds, clock)
+        if (data, share) == ("correlated", 0.1):
+            wide = np.full(X.shape[1], lam)
+            for kind, many in (("10 folds", lam), ("10 folds, p penalties", wide)):
+                make, error = cross_validations(parts, many, missing)
+                yield size | bench(kind, list(make), make, error, seconds, clock)
 
 
 def ratio(row: dict) -> float:
@@ -305,7 +363,7 @@ def main() -> None:
         except ImportError as error:
             missing[peer] = str(error)
     found = []
-    for row in tqdm(rows(args.quick, missing, 0.1 if args.quick else 2.0, args.clock), total=12):
+    for row in tqdm(rows(args.quick, missing, 0.1 if args.quick else 2.0, args.clock), total=14):
         found.append(row)
         tqdm.write(line(row))
     if not args.quick:
