@@ -288,7 +288,7 @@ def bench(kind, ways, make, error, seconds, clock) -> dict:
         "ms": measure(calls, seconds, tick) | slow,
         "tol": {way: tol for way, (_, tol, _) in chosen.items()},
         "error": {way: float(e) for way, (_, _, e) in chosen.items()},
-        "failed": [way for way in ways if way not in chosen],
+        "failed": [way for way in ways if make[way] is not None and way not in chosen],
     }
 
 
