@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
+from matplotlib.ticker import NullFormatter
 
 from book import style
 from book.bench import report
@@ -103,7 +104,10 @@ def methods(record):
             fine = np.array(found["converged"])
             ms, errors = np.array(found["ms"]), np.maximum(found["error"], 1e-13)
             ax.loglog(ms[fine], errors[fine], color=color, marker=marker, ms=5, label=label)
+        ends = np.log10(ax.get_xlim())  # whole decades, and no labels between
         ax.set(xlabel="milliseconds", title=TITLES[name])
+        ax.set_xlim(10 ** np.floor(ends[0]), 10 ** np.ceil(ends[1]))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     np.atleast_1d(axes)[0].set_ylabel("relative error")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     plt.show()
